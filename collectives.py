@@ -1,0 +1,84 @@
+"""Distributed primitives; each is the identity in one process.
+
+Rule: whatever weights samples is a global statistic. Reduce sums and counts, never means of means.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
+
+
+def is_distributed() -> bool:
+    """Whether a process group of more than one process is running."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def world_size() -> int:
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if is_distributed() else 0
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """Sum a tensor of equal shape on every rank, out of place and without gradient."""
+    if not is_distributed():
+        return value
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value
+
+
+def any_rank(flag: bool | Tensor) -> bool:
+    """Whether the flag is set on at least one rank; every rank must call this (one host sync)."""
+    if not is_distributed():
+        return bool(flag)
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    value = torch.as_tensor(flag).to(device=device, dtype=torch.int32)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value)
+
+
+def gather_rows(value: Tensor) -> list[Tensor]:
+    """Gather (n_r, ...) tensors whose first size may differ between ranks, without gradient, in rank order."""
+    if not is_distributed():
+        return [value]
+    value = value.detach().contiguous()
+    sizes = [torch.zeros(1, dtype=torch.int64, device=value.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(value)], device=value.device))
+    counts = [int(size) for size in sizes]
+    padded = value.new_zeros((max(counts), *value.shape[1:]))
+    padded[: len(value)] = value
+    pieces = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(pieces, padded)
+    return [piece[:count] for piece, count in zip(pieces, counts, strict=True)]
+
+
+def gather_with_gradient(value: Tensor) -> Tensor:
+    """Concatenate equal-sized (n, ...) tensors of all ranks to (W·n, ...); the gradient flows back to each rank.
+
+    The backward sums the gradients of all ranks, so a loss over the gathered rows, averaged by DDP, needs no further
+    factor when every rank computes its own share, and a factor W when every rank computes the whole.
+    """
+    if not is_distributed():
+        return value
+    return torch.cat(all_gather_with_gradient(value.contiguous()))
+
+
+def global_mean_weight(count: Tensor | int, device: torch.device) -> Tensor:
+    """Return W / Σ_ranks count: times a local sum, DDP's averaged gradient is that of the global mean."""
+    total = sum_over_ranks(torch.as_tensor(count, dtype=torch.float32, device=device))
+    return world_size() / total.clamp_min(1)
+
+
+def broadcast_object(value: Any) -> Any:
+    """Return rank 0's picklable value on every rank."""
+    if not is_distributed():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
