@@ -1,6 +1,7 @@
 """Random numbers by key: the same key gives the same draw on any run, nothing is saved and nothing restored."""
 
 import hashlib
+import os
 
 import torch
 
@@ -14,3 +15,8 @@ def fold(*key: int | str) -> int:
 def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator on `device` seeded by the key; creating it costs no host sync."""
     return torch.Generator(device).manual_seed(fold(*key))
+
+
+def global_seed() -> int:
+    """The run's seed (`seed_everything`), 0 if none was set."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))

@@ -1,0 +1,24 @@
+"""Every test runs with a fixed seed, few threads, and data and caches in a folder of its own session."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_folder(tmp_path_factory):
+    """RECTIFY_DATA for the session, so that tests build their shards once and touch nobody's cache."""
+    folder = tmp_path_factory.mktemp("data")
+    os.environ["RECTIFY_DATA"] = str(folder)
+    return folder
