@@ -1,0 +1,38 @@
+"""Two processes: reduced metrics, and de-duplication of padded samples."""
+
+import torch
+from lightning_rectify.metrics import CalibrationSums, Deduplicator
+from processes import report, start
+
+rank, world = start()
+generator = torch.Generator().manual_seed(3)
+logits = torch.randn(101, 4, generator=generator) * 3
+label = torch.randint(4, (101,), generator=generator)
+
+# a padding sampler: 101 samples on 2 ranks are 51 each, the first sample comes again at the end
+order = torch.arange(101) if world == 1 else torch.cat([torch.arange(101), torch.arange(1)])[rank::world]
+metric, once = CalibrationSums(4), Deduplicator()
+masks = []
+for epoch in range(2):
+    metric.reset()
+    once.reset()
+    for index in order.split(16):
+        keep = once.keep(index)
+        metric.update(logits[index][keep], label[index][keep])
+        if epoch:
+            masks.append(keep.tolist())
+result = metric.compute()
+
+# the rules, spelled out: rank 0 brings 5 6 5, rank 1 brings 6 7, then rank 0 brings 8 7 and rank 1 brings 8 9
+rules = Deduplicator()
+first = rules.keep(torch.tensor([[5, 6, 5], [6, 7]][rank]))
+second = rules.keep(torch.tensor([[8, 7], [8, 9]][rank]))
+
+report(
+    {
+        "scores": {name: float(value) for name, value in result.scores.items()},
+        "count": result.reliability.count,
+        "kept": sum(sum(mask) for mask in masks),
+        "rules": [first.tolist(), second.tolist()],
+    }
+)

@@ -1,0 +1,47 @@
+"""One process and two give the same metrics, padded samples included."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_rectify.errors import RectifyError
+from lightning_rectify.metrics import CalibrationSums, Deduplicator
+from processes import run_ranks
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    return run_ranks(Path(__file__).with_name("ranks_metrics.py"))
+
+
+def test_two_processes_with_padding_equal_one(ranks):
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(101, 4, generator=generator) * 3
+    label = torch.randint(4, (101,), generator=generator)
+    metric = CalibrationSums(4)
+    metric.update(logits, label)
+    result = metric.compute()
+    for found in ranks:
+        assert found["scores"] == pytest.approx({k: float(v) for k, v in result.scores.items()}, rel=1e-6)
+        assert found["count"] == result.reliability.count.tolist()
+    assert sum(found["kept"] for found in ranks) == 101
+
+
+def test_the_lowest_rank_that_brings_a_sample_first_counts_it(ranks):
+    assert ranks[0]["rules"] == [[True, True, False], [True, False]]
+    assert ranks[1]["rules"] == [[False, True], [False, True]]
+
+
+def test_one_process_keeps_first_occurrences_until_reset():
+    once = Deduplicator()
+    assert once.keep(torch.tensor([3, 1, 3, 2**40])).tolist() == [True, True, False, True]
+    assert once.keep(torch.tensor([1, 4])).tolist() == [False, True]
+    assert once.keep(torch.zeros(0, dtype=torch.int64)).tolist() == []
+    once.reset()
+    assert once.keep(torch.tensor([1, 4])).tolist() == [True, True]
+
+
+@pytest.mark.parametrize("index", [torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2)])
+def test_an_index_of_another_kind_is_refused(index):
+    with pytest.raises(RectifyError, match="index must be int64"):
+        Deduplicator().keep(index)
