@@ -1,0 +1,37 @@
+"""Bad samples are skipped, counted and named, up to a share."""
+
+import warnings
+
+from ..errors import RectifyError
+
+
+class BadSamples:
+    """Keeps the keys of samples that cannot be used; a key counts once however often it is met.
+
+    Args:
+        share: largest tolerated share of `total`.
+        total: samples of the data set; a stream counts what it has read instead (`total` may be raised).
+    """
+
+    def __init__(self, share: float, total: int):
+        if not 0 <= share < 1:
+            raise RectifyError(f"data.max_bad_samples is {share}; give a share in [0, 1).")
+        self.share, self.total = share, total
+        self.reasons: dict[str, str] = {}
+
+    def add(self, key: str, reason: str) -> None:
+        """Count a sample.
+
+        Raises:
+            RectifyError: more than the share is bad.
+        """
+        if key in self.reasons:
+            return
+        self.reasons[key] = reason
+        if len(self.reasons) > self.share * self.total:
+            raise RectifyError(
+                f"{len(self.reasons)} of {self.total} samples are bad, more than data.max_bad_samples {self.share:g} "
+                f"allows; the last is {key}: {reason}. Repair the shards or raise the share."
+            )
+        if len(self.reasons) <= 10:
+            warnings.warn(f"Bad sample {key} skipped: {reason}.", stacklevel=2)

@@ -1,0 +1,44 @@
+"""Which folder a `source` names, and the data sets that are built by name on first use."""
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import RectifyError, did_you_mean
+from ..files import data_home
+from ..randomness import fold
+
+# what build_shards gets; `build` in a config adds to it or overrides it
+KNOWN: dict[str, dict[str, Any]] = {
+    "digits": {"source": "digits"},
+    "fashion_mnist": {"source": "/usr/share/datasets/fashion-mnist"},  # where Debian's dataset-fashion-mnist lies
+    "cifar10": {"source": "torchvision:CIFAR10"},
+}
+
+
+def is_stream(source: str) -> bool:
+    """Whether a source is shards by name or pattern, to be streamed without an index."""
+    return "{" in source or "://" in source or source.startswith("pipe:") or source.endswith(".tar")
+
+
+def resolve(source: str, build: dict[str, Any] | None) -> tuple[Path, dict[str, Any] | None]:
+    """Return the folder of shards a source means, and how to build it if that can be done.
+
+    Raises:
+        RectifyError: the source is neither a known name nor a manifest or its folder, and nothing says how to build it.
+    """
+    build = dict(build or {})
+    if source in KNOWN or build:
+        recipe = {"name": source, **KNOWN.get(source, {}), **build}
+        if "source" not in recipe:
+            raise RectifyError(f"data.build lacks source, from which data.source {source!r} is to be built.")
+        # other options give other shards; another place of the same source does not
+        options = sorted((key, str(value)) for key, value in build.items() if key not in ("source", "root"))
+        suffix = f"-{fold(str(options)) % 16**8:08x}" if options else ""
+        return data_home() / f"{source}{suffix}", recipe
+    path = Path(source).expanduser()
+    folder = path.parent if path.suffix == ".json" else path
+    if not path.exists():
+        raise RectifyError(
+            f"data.source {source!r} is no folder of shards and no known name.{did_you_mean(source, KNOWN)}"
+        )
+    return folder, None

@@ -1,0 +1,208 @@
+"""Loaders over indexed shards that own their order, have a length, and can be stopped and resumed at any batch."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .. import collectives
+from ..errors import RectifyError
+from .bad_samples import BadSamples
+from .order import padded_to_multiple, permutation, share_of_rank, view_keys
+from .reader import Faults
+
+Batch = dict[str, Tensor]
+
+
+class Reader(Protocol):
+    """What a loader reads from: images (n, C, H, W) uint8 by index, and the faults met."""
+
+    def images(self, indices: np.ndarray) -> tuple[Tensor, Faults]: ...
+
+
+class _Fetch(Dataset):
+    """A map-style data set whose items are whole batches, so that a worker reads a batch in one gather."""
+
+    def __init__(self, reader: Reader, labels: np.ndarray):
+        self.reader, self.labels = reader, labels
+
+    def __getitem__(self, indices: np.ndarray) -> tuple[Batch, list[tuple[int, str]]]:
+        images, faults = self.reader.images(indices)
+        named = [(int(indices[position]), reason) for position, reason in faults]
+        if faults:
+            bad = {position for position, _ in faults}
+            good = next((position for position in range(len(indices)) if position not in bad), None)
+            if good is None:
+                raise RectifyError(f"No sample of a batch can be read; the first: {named[0][1]}. Repair the shards.")
+            # a good sample stands in: batches stay even over ranks, and evaluation counts an index once anyway
+            indices, images = indices.copy(), images.clone()
+            for position in bad:
+                indices[position], images[position] = indices[good], images[good]
+        return {
+            "image": images,
+            "label": torch.from_numpy(self.labels[indices]),
+            "index": torch.from_numpy(indices.astype(np.int64)),
+        }, named
+
+
+class _Loader:
+    """Hands out batches of given indices, in this process or from workers, and counts bad samples."""
+
+    def __init__(self, reader: Reader, labels: np.ndarray, keys: np.ndarray, bad: BadSamples, workers: int = 0):
+        self._fetch, self._keys, self._bad, self.workers = _Fetch(reader, labels), keys, bad, workers
+
+    def _batches(self, chunks: list[np.ndarray]) -> Iterator[Batch]:
+        results: Any = map(self._fetch.__getitem__, chunks)
+        if self.workers:
+            results = DataLoader(self._fetch, sampler=chunks, batch_size=None, num_workers=self.workers)
+        for batch, faults in results:
+            for index, reason in faults:
+                self._bad.add(str(self._keys[index]), reason)
+            yield batch
+
+
+class _Sampler:
+    """What Lightning looks for to announce an epoch."""
+
+    def __init__(self, loader: "TrainingLoader"):
+        self.set_epoch = loader.set_epoch
+
+
+class _BatchSampler:
+    """What DeepSpeed looks for to learn the batch size."""
+
+    def __init__(self, loader: "TrainingLoader", batch_size: int):
+        self.sampler, self.batch_size = _Sampler(loader), batch_size
+
+
+class TrainingLoader(_Loader):
+    """Shuffled, even batches of `{image, label, index, view}`.
+
+    The order of an epoch is a permutation keyed by (seed, epoch); the sample at position p of it goes to rank p mod W.
+    A step of W ranks takes the next W·B positions. The state is the position, which no rank and no world size enters,
+    so an interrupted epoch goes on without losing or repeating a sample, also on another number of processes. What is
+    left of an epoch when less than a step remains is dropped, unless `drop_last` is off: then the last batch is
+    shorter and up to W-1 samples come twice. A set smaller than one step is one short batch.
+
+    `set_epoch` starts an epoch (Lightning calls it); iterating again without it starts another cycle of the same
+    epoch with an order of its own. `view` (B,) int64 is a hash of (seed, epoch, cycle, index) for the augmentation.
+
+    Args:
+        indices: (N,) the samples to train on.
+        batch_size: samples per step and process.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        indices: np.ndarray,
+        labels: np.ndarray,
+        keys: np.ndarray,
+        bad: BadSamples,
+        batch_size: int,
+        seed: int = 0,
+        workers: int = 0,
+        drop_last: bool = True,
+    ):
+        super().__init__(reader, labels, keys, bad, workers)
+        self.rank, self.world = collectives.rank(), collectives.world_size()
+        if len(indices) < self.world:
+            raise RectifyError(f"The training split has {len(indices)} samples for {self.world} processes; use fewer.")
+        self.indices, self.batch_size, self.seed, self.drop_last = indices, batch_size, seed, drop_last
+        self.batch_sampler = _BatchSampler(self, batch_size)
+        self.epoch = self.cycle = self.position = self.batches = 0
+        self.resized = False
+        self._started = False
+
+    def __len__(self) -> int:
+        """Batches of the epoch at hand; after a resume on another world size those before and after added up."""
+        return self.batches + len(self._steps())
+
+    def _steps(self) -> list[tuple[int, int]]:
+        """The (start, end) positions of the steps that remain."""
+        count, step = len(self.indices), self.batch_size * self.world
+        if count < step:
+            step = count // self.world * self.world  # the whole set is one short batch
+        last = count - step if self.drop_last else count - 1
+        return [(start, min(start + step, count)) for start in range(self.position, last + 1, step)]
+
+    def __iter__(self) -> Iterator[Batch]:
+        # a generator: nothing happens before the first batch is asked for, because Lightning opens iterators it
+        # throws away, and announces the epoch after it has opened the one it uses
+        if self._started:
+            self._begin(self.epoch, self.cycle + 1)
+        self._started = True
+        key = (self.seed, self.epoch, self.cycle)
+        order = self.indices[permutation(len(self.indices), *key)]
+        steps = self._steps()
+        chunks = []
+        for start, end in steps:
+            chunk = order[start:end]
+            if len(chunk) % self.world:
+                chunk = np.concatenate([chunk, order[: -len(chunk) % self.world]])
+            chunks.append(share_of_rank(chunk, start, self.rank, self.world))
+        for (_, end), batch in zip(steps, self._batches(chunks), strict=True):
+            self.position, self.batches = end, self.batches + 1  # before the yield: a state taken now skips this batch
+            batch["view"] = torch.from_numpy(view_keys(batch["index"].numpy(), *key))
+            yield batch
+
+    def _begin(self, epoch: int, cycle: int) -> None:
+        self.epoch, self.cycle, self.position, self.batches, self._started = epoch, cycle, 0, 0, False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start an epoch from its beginning; does nothing inside the epoch at hand."""
+        if epoch != self.epoch:
+            self._begin(epoch, 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position in the data: equal on every rank, whatever the workers have read ahead."""
+        keys = ("seed", "epoch", "cycle", "position", "batches", "world", "batch_size")
+        return {**{key: getattr(self, key) for key in keys}, "size": len(self.indices)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where the state was taken; the seed of the state is kept, or samples would repeat.
+
+        Raises:
+            RectifyError: the state belongs to a training split of another size.
+        """
+        if state["size"] != len(self.indices):
+            raise RectifyError(
+                f"The checkpoint was trained on {state['size']} samples, data.source has {len(self.indices)}; "
+                "resume with the same data, or start from its weights with --init_from."
+            )
+        for key in ("seed", "epoch", "cycle", "position", "batches"):
+            setattr(self, key, state[key])
+        self.resized = (state["world"], state["batch_size"]) != (self.world, self.batch_size)
+        self._started = not self._steps()  # a finished epoch is not gone on with
+
+
+class EvaluationLoader(_Loader):
+    """Batches of `{image, label, index}` in fixed order; every sample once over all ranks.
+
+    Position p goes to rank p mod W. Ranks have equally many batches of equal size: up to W-1 samples are repeated
+    from the start, and whoever counts leaves out an index it has seen (`metrics.Deduplicator`).
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        indices: np.ndarray,
+        labels: np.ndarray,
+        keys: np.ndarray,
+        bad: BadSamples,
+        batch_size: int,
+        workers: int = 0,
+    ):
+        super().__init__(reader, labels, keys, bad, workers)
+        world = collectives.world_size()
+        own = share_of_rank(padded_to_multiple(indices, world), 0, collectives.rank(), world)
+        self._chunks = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches(self._chunks)

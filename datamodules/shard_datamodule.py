@@ -1,0 +1,195 @@
+"""The data module: shards in, batches of images in [0, 1] out."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from ..errors import RectifyError
+from ..randomness import global_seed
+from .augmentation import Augmentation
+from .bad_samples import BadSamples
+from .build import build_shards
+from .known import resolve
+from .loader import EvaluationLoader, TrainingLoader
+from .manifest import SPLITS, Manifest, read_manifest
+from .order import view_keys
+from .reader import MemoryReader, ShardReader
+
+AUTO_CACHE_BYTES = 2**30
+
+
+class ShardDataModule(pl.LightningDataModule):
+    """Classification data in shards.
+
+    A batch is `{"image": (B, C, H, W) float in [0, 1], "label": (B,) int64, "index": (B,) int64}`.
+
+    Args:
+        source: a known name (`digits`, `fashion_mnist`, `cifar10`), a manifest or its folder, or a brace pattern of
+            shards to stream (`data/train-{000000..000009}.tar`).
+        batch_size: samples per step and process.
+        eval_batch_size: the same in evaluation; `batch_size` by default.
+        classes, channels, size: what the data must have; None accepts what they have.
+        mean, std: per-channel statistics, stated for backbones to interpolate (`${data.mean}`).
+        augment: augmentations of training images, in order, on the device.
+        workers: reader processes; 0 reads in the training process, which is enough for raw shards.
+        cache: `memory` holds the images of each split as uint8, `none` reads them each time, `auto` holds up to 1 GiB.
+        build: options of `build_shards` for a source that is built on first use (`source`, `root`, `format`, …).
+        drop_last: leave out the last, short batch of an epoch.
+        max_bad_samples: share of samples that may be unreadable before the run stops.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        classes: int | None = None,
+        channels: int | None = None,
+        size: int | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        augment: list[Augmentation] | None = None,
+        workers: int = 0,
+        cache: Literal["auto", "memory", "none"] = "auto",
+        build: dict[str, Any] | None = None,
+        drop_last: bool = True,
+        max_bad_samples: float = 0.01,
+    ):
+        super().__init__()
+        for key, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value is not None and value < 1:
+                raise RectifyError(f"data.{key} is {value}; give at least 1.")
+        if not 0 <= max_bad_samples < 1:
+            raise RectifyError(f"data.max_bad_samples is {max_bad_samples}; give a share in [0, 1).")
+        self.source, self.batch_size, self.eval_batch_size = source, batch_size, eval_batch_size or batch_size
+        self.expected = {"classes": classes, "channels": channels, "size": size}
+        self.mean, self.std, self.augment = mean, std, list(augment or [])
+        self.workers, self.cache, self.build, self.drop_last = workers, cache, build, drop_last
+        self.max_bad_samples = max_bad_samples
+        self.manifest: Manifest | None = None
+        self.bad: BadSamples | None = None
+        self._views: Tensor | None = None
+
+    # what the data are
+
+    def prepare_data(self) -> None:
+        """Build a known source that is not there yet; Lightning calls this in one process a node."""
+        folder, recipe = resolve(self.source, self.build)
+        if recipe is not None and not (folder / "manifest.json").is_file():
+            build_shards(out=folder, progress=True, **recipe)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the manifest and check it against the config."""
+        if self.manifest is not None:
+            return
+        folder, _ = resolve(self.source, self.build)
+        self.manifest, self.index = read_manifest(folder)
+        self._check(folder)
+        self.bad = BadSamples(self.max_bad_samples, self.manifest.samples)
+        self.ids = self._usable_ids()
+        self._reader = ShardReader(self.manifest, self.index)
+        self._readers: dict[str, ShardReader | MemoryReader] = {}
+
+    @property
+    def classes(self) -> int:
+        return self._known().classes
+
+    @property
+    def class_names(self) -> list[str]:
+        return self._known().class_names
+
+    def _known(self) -> Manifest:
+        if self.manifest is None:
+            raise RectifyError("The data are not set up yet; call prepare_data() and setup() first.")
+        return self.manifest
+
+    def _check(self, folder: Path) -> None:
+        manifest = self._known()
+        size = manifest.height if manifest.height == manifest.width else f"{manifest.height}x{manifest.width}"
+        found = {"classes": manifest.classes, "channels": manifest.channels, "size": size}
+        for key, expected in self.expected.items():
+            if expected is not None and expected != found[key]:
+                raise RectifyError(
+                    f"data.{key} is {expected}, but the shards in {folder} have {found[key]}; "
+                    f"set data.{key}={found[key]} or choose another data.source."
+                )
+
+    def _usable_ids(self) -> dict[str, np.ndarray]:
+        """The indices of each split without those whose label is missing or outside the classes."""
+        labels, keys = self.index.label, self.index.key
+        wrong = (labels < 0) | (labels >= self.classes)
+        assert self.bad is not None
+        for index in np.flatnonzero(wrong):
+            what = "it has no label" if labels[index] < 0 else f"its label {labels[index]} is not below {self.classes}"
+            self.bad.add(str(keys[index]), what)
+        return {split: ids[~wrong[ids]] for split in SPLITS for ids in [getattr(self.index, split)]}
+
+    def _reader_of(self, split: str) -> ShardReader | MemoryReader:
+        if split not in self._readers:
+            self._readers[split] = self._reader
+            ids = self.ids[split]
+            fits = len(ids) * int(np.prod(self._reader.shape)) <= AUTO_CACHE_BYTES
+            if self.cache == "memory" or (self.cache == "auto" and fits):
+                held = MemoryReader(self._reader, ids)
+                assert self.bad is not None
+                for index, reason in held.faults:
+                    self.bad.add(str(self.index.key[index]), reason)
+                # every rank reads all of them, so every rank leaves out the same
+                self.ids[split] = np.setdiff1d(ids, [index for index, _ in held.faults])
+                self._readers[split] = held
+        return self._readers[split]
+
+    # loaders
+
+    def _parts(self, split: str) -> dict[str, Any]:
+        reader = self._reader_of(split)
+        workers = 0 if isinstance(reader, MemoryReader) else self.workers
+        common = {"labels": self.index.label, "keys": self.index.key, "bad": self.bad, "workers": workers}
+        return {"reader": reader, "indices": self.ids[split], **common}
+
+    def train_dataloader(self) -> TrainingLoader:
+        """Return a new loader of the training split, at the start of epoch 0."""
+        return TrainingLoader(
+            **self._parts("train"), batch_size=self.batch_size, seed=global_seed(), drop_last=self.drop_last
+        )
+
+    def val_dataloader(self) -> EvaluationLoader:
+        return EvaluationLoader(**self._parts("val"), batch_size=self.eval_batch_size)
+
+    def test_dataloader(self) -> EvaluationLoader:
+        return EvaluationLoader(**self._parts("test"), batch_size=self.eval_batch_size)
+
+    # batches
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Keep the keys of the views on the CPU, where the augmentations draw."""
+        if not isinstance(batch, dict) or "image" not in batch:
+            return batch
+        batch = dict(batch)
+        self._views = batch.pop("view", None)
+        return batch
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment while training, then turn bytes into float in [0, 1]; on the device."""
+        if not isinstance(batch, dict) or "image" not in batch:
+            return batch
+        trainer, image = self.trainer, batch["image"]
+        if self._views is not None and trainer is not None and trainer.training:
+            objective = getattr(trainer.lightning_module, "objective", None)
+            image = self.augmented(image, self._views, getattr(objective, "views", 1))
+        return {**batch, "image": image.float() / 255 if image.dtype == torch.uint8 else image}
+
+    def augmented(self, image: Tensor, keys: Tensor, views: int = 1) -> Tensor:
+        """Return (B, C, H, W), or (B, views, C, H, W) for several views, each drawn for itself."""
+        out = []
+        for view in range(views):
+            own = keys if view == 0 else torch.from_numpy(view_keys(keys.numpy(), view))
+            picture = image
+            for stream, augmentation in enumerate(self.augment):
+                picture = augmentation(picture, own, stream)
+            out.append(picture)
+        return out[0] if views == 1 else torch.stack(out, dim=1)

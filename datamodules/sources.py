@@ -1,0 +1,227 @@
+"""Where shards are built from: each source gives labels and keys at once and images one by one."""
+
+import gzip
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import RectifyError, did_you_mean
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm"}
+FASHION_MNIST_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass
+class Source:
+    """Samples in a fixed order; the position is the stable index.
+
+    Attributes:
+        image: position -> (H, W, C) uint8.
+        labels: (N,) int64.
+        official_test: (N,) bool, the data set's own test split; all False if it has none.
+        keys: public names, unique; `<split>/<number>` where the data set has none.
+        val, test: default shares of the splits the data set does not bring.
+    """
+
+    image: Callable[[int], np.ndarray]
+    labels: np.ndarray
+    class_names: Sequence[str]
+    official_test: np.ndarray
+    keys: Sequence[str]
+    val: float = 0.1
+    test: float = 0.15
+
+
+def open_source(source: str, root: Path | None = None, class_names: Sequence[str] | None = None) -> Source:
+    """Open `digits`, `torchvision:NAME`, an `.npz` file, a folder of IDX files, or a folder of images by class.
+
+    Args:
+        root: where a torchvision data set has been downloaded to.
+        class_names: names to use where the source has none.
+
+    Raises:
+        RectifyError: there is no such source, or it lacks a part.
+    """
+    kind, _, name = source.partition(":")
+    path = Path(source).expanduser()
+    if source == "digits":
+        opened = _digits()
+    elif kind == "torchvision":
+        opened = _torchvision(name, root)
+    elif path.is_file() and path.suffix == ".npz":
+        opened = _npz(path)
+    elif path.is_dir():
+        opened = _idx(path) if any(path.glob("*-ubyte*")) else _folder(path)
+    else:
+        known = ["digits", "torchvision:NAME"]
+        raise RectifyError(
+            f"SOURCE {source!r} is neither a folder of images or IDX files, an .npz file, digits, nor torchvision:NAME"
+            f"; check the path.{did_you_mean(source, known)}"
+        )
+    classes = int(opened.labels.max(initial=0)) + 1
+    if class_names is not None:
+        if len(class_names) < classes:
+            raise RectifyError(f"class_names has {len(class_names)} names for {classes} classes; give one each.")
+        opened.class_names = list(class_names)
+    if len(opened.labels) == 0:
+        raise RectifyError(f"SOURCE {source!r} holds no sample.")
+    return opened
+
+
+def _from_arrays(parts: dict[str, tuple[np.ndarray, np.ndarray]], origin: str, **shares: float) -> Source:
+    """Join (images (n, H, W[, C]), labels (n,)) of `train` (or `all`) and `test`."""
+    arrays, labels, keys, tests = [], [], [], []
+    for split, (images, targets) in parts.items():
+        if len(images) != len(targets):
+            raise RectifyError(f"{origin}: {split} has {len(images)} images and {len(targets)} labels.")
+        if images.dtype != np.uint8 or images.ndim not in (3, 4):
+            raise RectifyError(f"{origin}: {split} images are {images.dtype} {images.shape}, not (n, H, W[, C]) uint8.")
+        arrays.append(images)
+        labels.append(targets.astype(np.int64).reshape(-1))
+        keys += [f"{split}/{number:06d}" for number in range(len(images))]
+        tests.append(np.full(len(images), split == "test"))
+    starts = np.cumsum([0] + [len(images) for images in arrays])
+
+    def image(position: int) -> np.ndarray:
+        part = int(np.searchsorted(starts, position, side="right")) - 1
+        picture = arrays[part][position - starts[part]]
+        return picture if picture.ndim == 3 else picture[..., None]
+
+    label = np.concatenate(labels)
+    if (label < 0).any():
+        raise RectifyError(f"{origin}: label {label.min()} is negative; labels count from 0.")
+    names = [str(number) for number in range(int(label.max(initial=0)) + 1)]
+    return Source(image, label, names, np.concatenate(tests), keys, **shares)
+
+
+def _digits() -> Source:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # sixteen grey levels on 8x8 pixels
+    return _from_arrays({"all": (images, digits.target)}, "digits", val=0.15, test=0.15)
+
+
+def _npz(path: Path) -> Source:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = set(file.files)
+            wanted = (
+                {"train": "train_", "test": "test_"} if "train_images" in names else {"all": ""}
+            )  # what MedMNIST and cifar10.py write, or one set without an official split
+            missing = [f"{p}{n}" for p in wanted.values() for n in ("images", "labels") if f"{p}{n}" not in names]
+            if missing:
+                raise RectifyError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(names))}.")
+            parts = {split: (file[f"{p}images"], file[f"{p}labels"]) for split, p in wanted.items()}
+    except (OSError, ValueError) as error:
+        if isinstance(error, RectifyError):
+            raise
+        raise RectifyError(f"{path} cannot be read as an .npz file without pickles ({error}).") from error
+    source = _from_arrays(parts, str(path))
+    if path.stem == "cifar10":
+        source.class_names = list(CIFAR10_CLASSES)
+    return source
+
+
+def _idx(folder: Path) -> Source:
+    parts = {}
+    for split, stem in (("train", "train"), ("test", "t10k")):
+        parts[split] = (
+            _read_idx(_find_idx(folder, f"{stem}-images-idx3-ubyte")),
+            _read_idx(_find_idx(folder, f"{stem}-labels-idx1-ubyte")),
+        )
+    source = _from_arrays(parts, str(folder))
+    if "fashion" in folder.name.lower():
+        source.class_names = list(FASHION_MNIST_CLASSES)
+    return source
+
+
+def _find_idx(folder: Path, stem: str) -> Path:
+    for path in (folder / f"{stem}.gz", folder / stem, folder / stem.replace("-idx", ".idx")):
+        if path.is_file():
+            return path
+    raise RectifyError(f"{folder} lacks {stem}[.gz]; a folder of IDX files needs images and labels of train and t10k.")
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """Read an IDX file of bytes: two zeros, type 8, the number of sizes, the sizes (big endian), the values."""
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+    except (OSError, EOFError) as error:
+        raise RectifyError(f"{path} cannot be unpacked ({error}); fetch it again.") from error
+    if data[:3] != b"\0\0\x08" or len(data) < 4:
+        raise RectifyError(f"{path} is no IDX file of unsigned bytes.")
+    sizes = np.frombuffer(data, ">u4", count=data[3], offset=4).astype(int)
+    values = np.frombuffer(data, np.uint8, offset=4 + 4 * len(sizes))
+    if len(values) != sizes.prod():
+        raise RectifyError(f"{path} holds {len(values)} bytes, its header promises {sizes.prod()}; fetch it again.")
+    return values.reshape(sizes)
+
+
+def _torchvision(name: str, root: Path | None) -> Source:
+    from torchvision import datasets
+
+    from ..files import data_home
+
+    root = root or data_home() / "torchvision"
+    kind = getattr(datasets, name, None)
+    if not isinstance(kind, type):
+        raise RectifyError(f"torchvision has no data set {name!r}.{did_you_mean(name, datasets.__all__)}")
+    parts = []
+    for split, test in (("train", False), ("test", True)):
+        try:
+            parts.append((split, kind(root, train=not test, download=False)))
+        except TypeError:
+            parts.append((split, kind(root, split=split, download=False)))
+        except RuntimeError as error:
+            raise RectifyError(f"torchvision:{name} is not under {root}; download it there or set root.") from error
+    targets = [np.asarray(getattr(d, "targets", getattr(d, "labels", None)), dtype=np.int64) for _, d in parts]
+    first = len(targets[0])
+
+    def image(position: int) -> np.ndarray:
+        part, offset = (0, 0) if position < first else (1, first)
+        picture = np.asarray(parts[part][1][position - offset][0])
+        return picture if picture.ndim == 3 else picture[..., None]
+
+    labels = np.concatenate(targets)
+    keys = [f"{split}/{n:06d}" for (split, _), target in zip(parts, targets, strict=True) for n in range(len(target))]
+    names = getattr(parts[0][1], "classes", None) or [str(n) for n in range(int(labels.max()) + 1)]
+    return Source(image, labels, list(names), np.arange(len(labels)) >= first, keys)
+
+
+def _folder(folder: Path) -> Source:
+    """One folder per class, or `train/` and `test/` with one folder per class each."""
+    roots = {"train": folder / "train", "test": folder / "test"}
+    if not roots["train"].is_dir():
+        roots = {"": folder}
+    roots = {split: root for split, root in roots.items() if root.is_dir()}
+    class_names = sorted({path.name for root in roots.values() for path in root.iterdir() if path.is_dir()})
+    if not class_names:
+        raise RectifyError(f"{folder} holds no class folders; images are labelled by the folder they stand in.")
+    files, labels, tests = [], [], []
+    for split, root in roots.items():
+        for label, name in enumerate(class_names):
+            found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            files += found
+            labels += [label] * len(found)
+            tests += [split == "test"] * len(found)
+    keys = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
+    if len(set(keys)) < len(keys):  # a.png beside a.jpg
+        keys = [path.relative_to(folder).as_posix() for path in files]
+
+    def image(position: int) -> np.ndarray:
+        from PIL import Image
+
+        with Image.open(files[position]) as picture:
+            grey = picture.mode in ("L", "1", "I;16")
+            pixels = np.asarray(picture.convert("L" if grey else "RGB"))
+        return pixels[..., None] if grey else pixels
+
+    return Source(image, np.array(labels, np.int64), class_names, np.array(tests, bool), keys)
