@@ -23,6 +23,8 @@ class FiniteLoss(Callback):
     Under fp16 with a loss scaler infinite gradients are normal and the scaler skips them, and DeepSpeed keeps gradients
     to itself: there only the loss is checked.
 
+    Terms are looked up among the logged metrics and in the module's `last_terms`, a dict by log key, if it has one.
+
     Args:
         gradients: also check the gradients of the optimizer's parameters, which a finite loss can spoil (the root of
             zero). It reads every gradient once.
@@ -70,7 +72,8 @@ def _not_finite(optimizer: Optimizer) -> Tensor:
 
 
 def _message(trainer: Trainer, pl_module: LightningModule, loss_bad: bool, bad: bool) -> str:
-    terms = [name for name, value in trainer.callback_metrics.items() if not bool(torch.isfinite(value).all())]
+    logged = {**trainer.callback_metrics, **getattr(pl_module, "last_terms", {})}
+    terms = [name for name, value in logged.items() if not bool(torch.isfinite(torch.as_tensor(value)).all())]
     mine = (loss_bad, bad, terms)
     ranks = [mine]
     if is_distributed():
