@@ -24,7 +24,7 @@ class CalibrationResult:
 
 
 class CalibrationSums(ReliabilityDiagram):
-    """Top-label and class-wise ECE, signed gap, NLL, Brier score and reliability diagram with one soft-max a batch.
+    """Top-label and class-wise ECE, signed gap, NLL, Brier score and reliability diagram from one pass.
 
     `update(logits (n, K), label (n,))`; each figure equals that of its own metric class. State: (K + 3)·bins + 2
     numbers, reduced by sum.

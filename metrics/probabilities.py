@@ -1,8 +1,10 @@
 """What every calibration metric reads of a batch: probabilities, and their distance from the one-hot label."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import RectifyError
@@ -10,23 +12,19 @@ from ..errors import RectifyError
 
 @dataclass(frozen=True)
 class Forecast:
-    """A batch of soft-max forecasts, computed once and shared by all sums.
+    """A batch of soft-max forecasts; each part is computed on first use and shared by all sums.
 
     Attributes:
+        logits: (n, K) float32 or float64.
         label: (n,) int64.
-        log_probability: (n, K) log soft-max, float32 or float64.
-        probability: (n, K).
-        residual: (n, K) probability minus one-hot label.
     """
 
+    logits: Tensor
     label: Tensor
-    log_probability: Tensor
-    probability: Tensor
-    residual: Tensor
 
     @classmethod
     def of(cls, logits: Tensor, label: Tensor) -> "Forecast":
-        """Build the forecast of logits (n, K) and labels (n,); half precision is raised to float32 before the soft-max.
+        """Check logits (n, K) and labels (n,); half precision is raised to float32 before any soft-max.
 
         Raises:
             RectifyError: the shapes or types do not fit. Values are not looked at: that would wait for the device.
@@ -40,16 +38,23 @@ class Forecast:
                 f"A calibration metric takes integer labels of shape ({len(logits)},), "
                 f"got {label.dtype} of shape {tuple(label.shape)}."
             )
-        logits, label = logits.detach(), label.long()
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        log_probability = logits.log_softmax(1)
-        probability = log_probability.exp()
-        minus_one = probability.new_full((1, 1), -1).expand(len(label), 1)
-        return cls(label, log_probability, probability, probability.scatter_add(1, label[:, None], minus_one))
+        logits = logits.detach()
+        return cls(logits.to(torch.promote_types(logits.dtype, torch.float32)), label.long())
+
+    @cached_property
+    def probability(self) -> Tensor:
+        """(n, K)."""
+        return self.logits.softmax(1)
+
+    @cached_property
+    def residual(self) -> Tensor:
+        """(n, K) probability minus one-hot label."""
+        minus_one = self.probability.new_full((1, 1), -1).expand(len(self.label), 1)
+        return self.probability.scatter_add(1, self.label[:, None], minus_one)
 
     def negative_log_likelihood(self) -> Tensor:
         """(n,) -log p of the label, in nats."""
-        return -self.log_probability.gather(1, self.label[:, None]).squeeze(1)
+        return F.cross_entropy(self.logits, self.label, reduction="none")
 
     def brier(self) -> Tensor:
         """(n,) squared distance of the probabilities from the one-hot label, in [0, 2]."""
