@@ -10,13 +10,14 @@ class BadSamples:
 
     Args:
         share: largest tolerated share of `total`.
-        total: samples of the data set; a stream counts what it has read instead (`total` may be raised).
+        total: how many there are.
+        what: what they are, for the messages.
     """
 
-    def __init__(self, share: float, total: int):
+    def __init__(self, share: float, total: int, what: str = "samples"):
         if not 0 <= share < 1:
             raise RectifyError(f"data.max_bad_samples is {share}; give a share in [0, 1).")
-        self.share, self.total = share, total
+        self.share, self.total, self.what = share, total, what
         self.reasons: dict[str, str] = {}
 
     def add(self, key: str, reason: str) -> None:
@@ -30,8 +31,8 @@ class BadSamples:
         self.reasons[key] = reason
         if len(self.reasons) > self.share * self.total:
             raise RectifyError(
-                f"{len(self.reasons)} of {self.total} samples are bad, more than data.max_bad_samples {self.share:g} "
-                f"allows; the last is {key}: {reason}. Repair the shards or raise the share."
+                f"{len(self.reasons)} of {self.total} {self.what} are bad, more than data.max_bad_samples "
+                f"{self.share:g} allows; the last is {key}: {reason}. Repair the shards or raise the share."
             )
         if len(self.reasons) <= 10:
-            warnings.warn(f"Bad sample {key} skipped: {reason}.", stacklevel=2)
+            warnings.warn(f"Bad {self.what.removesuffix('s')} {key} skipped: {reason}.", stacklevel=2)

@@ -1,6 +1,6 @@
 """Loaders over indexed shards that own their order, have a length, and can be stopped and resumed at any batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,23 +29,29 @@ class _Fetch(Dataset):
     def __init__(self, reader: Reader, labels: np.ndarray):
         self.reader, self.labels = reader, labels
 
-    def __getitem__(self, indices: np.ndarray) -> tuple[Batch, list[tuple[int, str]]]:
+    def __getitem__(self, indices: np.ndarray) -> tuple[Batch, Faults]:
         images, faults = self.reader.images(indices)
-        named = [(int(indices[position]), reason) for position, reason in faults]
-        if faults:
-            bad = {position for position, _ in faults}
-            good = next((position for position in range(len(indices)) if position not in bad), None)
-            if good is None:
-                raise RectifyError(f"No sample of a batch can be read; the first: {named[0][1]}. Repair the shards.")
-            # a good sample stands in: batches stay even over ranks, and evaluation counts an index once anyway
-            indices, images = indices.copy(), images.clone()
-            for position in bad:
-                indices[position], images[position] = indices[good], images[good]
-        return {
+        batch = {
             "image": images,
             "label": torch.from_numpy(self.labels[indices]),
             "index": torch.from_numpy(indices.astype(np.int64)),
-        }, named
+        }
+        return batch, faults
+
+
+def _stand_in(batch: Batch, bad: list[int], spare: Batch | None) -> Batch:
+    """Put a good sample, of the batch or else of one before, in the place of bad ones.
+
+    So batches stay even over the ranks, and evaluation counts an index once anyway.
+    """
+    good = [position for position in range(len(batch["index"])) if position not in bad][:1]
+    giver = {key: value[good] for key, value in batch.items()} if good else spare
+    if giver is None:
+        raise RectifyError("Not one sample of the first batch can be read; restore the shards or build them again.")
+    batch = {key: value.clone() for key, value in batch.items()}
+    for key, value in giver.items():
+        batch[key][bad] = value
+    return batch
 
 
 class _Loader:
@@ -58,23 +64,28 @@ class _Loader:
         results: Any = map(self._fetch.__getitem__, chunks)
         if self.workers:
             results = DataLoader(self._fetch, sampler=chunks, batch_size=None, num_workers=self.workers)
+        spare = None
         for batch, faults in results:
-            for index, reason in faults:
-                self._bad.add(str(self._keys[index]), reason)
+            if faults:
+                for position, reason in faults:
+                    self._bad.add(str(self._keys[batch["index"][position]]), reason)
+                batch = _stand_in(batch, [position for position, _ in faults], spare)
+            elif spare is None:
+                spare = {key: value[:1].clone() for key, value in batch.items()}
             yield batch
 
 
 class _Sampler:
     """What Lightning looks for to announce an epoch."""
 
-    def __init__(self, loader: "TrainingLoader"):
+    def __init__(self, loader: Any):
         self.set_epoch = loader.set_epoch
 
 
-class _BatchSampler:
+class BatchSampler:
     """What DeepSpeed looks for to learn the batch size."""
 
-    def __init__(self, loader: "TrainingLoader", batch_size: int):
+    def __init__(self, loader: Any, batch_size: int):
         self.sampler, self.batch_size = _Sampler(loader), batch_size
 
 
@@ -93,6 +104,7 @@ class TrainingLoader(_Loader):
     Args:
         indices: (N,) the samples to train on.
         batch_size: samples per step and process.
+        on_resize: called when a state comes from another world or batch size; this epoch then has a length of its own.
     """
 
     def __init__(
@@ -106,15 +118,16 @@ class TrainingLoader(_Loader):
         seed: int = 0,
         workers: int = 0,
         drop_last: bool = True,
+        on_resize: Callable[[], None] | None = None,
     ):
         super().__init__(reader, labels, keys, bad, workers)
         self.rank, self.world = collectives.rank(), collectives.world_size()
         if len(indices) < self.world:
             raise RectifyError(f"The training split has {len(indices)} samples for {self.world} processes; use fewer.")
         self.indices, self.batch_size, self.seed, self.drop_last = indices, batch_size, seed, drop_last
-        self.batch_sampler = _BatchSampler(self, batch_size)
+        self.batch_sampler = BatchSampler(self, batch_size)
         self.epoch = self.cycle = self.position = self.batches = 0
-        self.resized = False
+        self._on_resize = on_resize
         self._started = False
 
     def __len__(self) -> int:
@@ -175,7 +188,8 @@ class TrainingLoader(_Loader):
             )
         for key in ("seed", "epoch", "cycle", "position", "batches"):
             setattr(self, key, state[key])
-        self.resized = (state["world"], state["batch_size"]) != (self.world, self.batch_size)
+        if self._on_resize and (state["world"], state["batch_size"]) != (self.world, self.batch_size):
+            self._on_resize()
         self._started = not self._steps()  # a finished epoch is not gone on with
 
 

@@ -13,11 +13,13 @@ from ..randomness import global_seed
 from .augmentation import Augmentation
 from .bad_samples import BadSamples
 from .build import build_shards
-from .known import resolve
+from .known import is_stream, resolve
 from .loader import EvaluationLoader, TrainingLoader
 from .manifest import SPLITS, Manifest, read_manifest
 from .order import view_keys
 from .reader import MemoryReader, ShardReader
+from .stream_loader import StreamEvaluationLoader, StreamTrainingLoader
+from .tar_stream import TarFormat, count_samples, expand_shards, is_local
 
 AUTO_CACHE_BYTES = 2**30
 
@@ -39,7 +41,12 @@ class ShardDataModule(pl.LightningDataModule):
         cache: `memory` holds the images of each split as uint8, `none` reads them each time, `auto` holds up to 1 GiB.
         build: options of `build_shards` for a source that is built on first use (`source`, `root`, `format`, …).
         drop_last: leave out the last, short batch of an epoch.
-        max_bad_samples: share of samples that may be unreadable before the run stops.
+        max_bad_samples: share of samples (in streams also of shards) that may be unreadable before the run stops.
+        val_source, test_source: brace patterns of the other splits, for streams.
+        epoch_samples: samples of an epoch, for streams from other machines; local shards are counted.
+        shuffle_buffer: samples a stream's reader holds to shuffle.
+        allow_pickle: unpickle entries of streamed shards; they can run any code.
+        allow_pipe: open `pipe:` and cloud URLs, which run a shell command.
     """
 
     def __init__(
@@ -58,6 +65,12 @@ class ShardDataModule(pl.LightningDataModule):
         build: dict[str, Any] | None = None,
         drop_last: bool = True,
         max_bad_samples: float = 0.01,
+        val_source: str | None = None,
+        test_source: str | None = None,
+        epoch_samples: int | None = None,
+        shuffle_buffer: int = 1000,
+        allow_pickle: bool = False,
+        allow_pipe: bool = False,
     ):
         super().__init__()
         for key, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -70,6 +83,10 @@ class ShardDataModule(pl.LightningDataModule):
         self.mean, self.std, self.augment = mean, std, list(augment or [])
         self.workers, self.cache, self.build, self.drop_last = workers, cache, build, drop_last
         self.max_bad_samples = max_bad_samples
+        self.patterns = {"train": source, "val": val_source, "test": test_source}
+        self.epoch_samples, self.shuffle_buffer = epoch_samples, shuffle_buffer
+        self.allow_pickle, self.allow_pipe = allow_pickle, allow_pipe
+        self.streamed = is_stream(source)
         self.manifest: Manifest | None = None
         self.bad: BadSamples | None = None
         self._views: Tensor | None = None
@@ -78,13 +95,17 @@ class ShardDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Build a known source that is not there yet; Lightning calls this in one process a node."""
+        if self.streamed:
+            return
         folder, recipe = resolve(self.source, self.build)
         if recipe is not None and not (folder / "manifest.json").is_file():
             build_shards(out=folder, progress=True, **recipe)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the manifest and check it against the config."""
-        if self.manifest is not None:
+        if self.streamed:
+            self._setup_streams()
+        if self.streamed or self.manifest is not None:
             return
         folder, _ = resolve(self.source, self.build)
         self.manifest, self.index = read_manifest(folder)
@@ -94,13 +115,27 @@ class ShardDataModule(pl.LightningDataModule):
         self._reader = ShardReader(self.manifest, self.index)
         self._readers: dict[str, ShardReader | MemoryReader] = {}
 
+    def _setup_streams(self) -> None:
+        missing = [f"data.{key}" for key, value in self.expected.items() if value is None]
+        if missing:
+            raise RectifyError(f"Streamed shards do not say what is in them; set {', '.join(missing)}.")
+        classes, channels, size = (int(value or 0) for value in self.expected.values())
+        self._form = TarFormat((channels, size, size), classes, self.allow_pickle, self.allow_pipe)
+        self._shards = {s: expand_shards(pattern, self.allow_pipe) for s, pattern in self.patterns.items() if pattern}
+        self._samples = {
+            split: count_samples(shards) if all(map(is_local, shards)) else None
+            for split, shards in self._shards.items()
+        }
+        if self.epoch_samples is None and self._samples["train"] is None:
+            raise RectifyError("data.epoch_samples is not set; shards on other machines cannot be counted, so set it.")
+
     @property
     def classes(self) -> int:
-        return self._known().classes
+        return int(self.expected["classes"] or 0) if self.streamed else self._known().classes
 
     @property
     def class_names(self) -> list[str]:
-        return self._known().class_names
+        return list(map(str, range(self.classes))) if self.streamed else self._known().class_names
 
     def _known(self) -> Manifest:
         if self.manifest is None:
@@ -151,17 +186,40 @@ class ShardDataModule(pl.LightningDataModule):
         common = {"labels": self.index.label, "keys": self.index.key, "bad": self.bad, "workers": workers}
         return {"reader": reader, "indices": self.ids[split], **common}
 
-    def train_dataloader(self) -> TrainingLoader:
+    def train_dataloader(self) -> TrainingLoader | StreamTrainingLoader:
         """Return a new loader of the training split, at the start of epoch 0."""
+        if self.streamed:
+            samples = self.epoch_samples or self._samples["train"] or 0
+            self.bad = BadSamples(self.max_bad_samples, samples)
+            more = {"workers": self.workers, "buffer": self.shuffle_buffer, "seed": global_seed()}
+            return StreamTrainingLoader(self._shards["train"], self._form, self.bad, self.batch_size, samples, **more)
         return TrainingLoader(
-            **self._parts("train"), batch_size=self.batch_size, seed=global_seed(), drop_last=self.drop_last
+            **self._parts("train"),
+            batch_size=self.batch_size,
+            seed=global_seed(),
+            drop_last=self.drop_last,
+            on_resize=self._reload_next_epoch,
         )
 
-    def val_dataloader(self) -> EvaluationLoader:
-        return EvaluationLoader(**self._parts("val"), batch_size=self.eval_batch_size)
+    def val_dataloader(self) -> Any:
+        return self._evaluation("val")
 
-    def test_dataloader(self) -> EvaluationLoader:
-        return EvaluationLoader(**self._parts("test"), batch_size=self.eval_batch_size)
+    def test_dataloader(self) -> Any:
+        return self._evaluation("test")
+
+    def _evaluation(self, split: str) -> Any:
+        if not self.streamed:
+            return EvaluationLoader(**self._parts(split), batch_size=self.eval_batch_size)
+        if split not in self._shards:
+            return []
+        samples = self._samples[split]
+        bad = BadSamples(self.max_bad_samples, samples or self.epoch_samples or 1)
+        return StreamEvaluationLoader(self._shards[split], self._form, bad, self.eval_batch_size, samples)
+
+    def _reload_next_epoch(self) -> None:
+        # Lightning takes the length of an epoch once; one resumed on another world size has a length of its own
+        if self.trainer is not None:
+            self.trainer.reload_dataloaders_every_n_epochs = 1
 
     # batches
 
