@@ -1,0 +1,114 @@
+"""An observer: how far the network's confidence is from its accuracy."""
+
+from typing import Any, Literal
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from ..errors import RectifyError
+from ..metrics import CalibrationSums, Deduplicator
+from ..metrics.probabilities import check_bins
+from .batches import forward_logits, image_batch, step_logits
+from .figures import log_figure
+from .reliability_figure import reliability_figure
+
+Stage = Literal["val", "test"]
+
+
+class CalibrationReport(Callback):
+    """Log calibration and draw a reliability diagram, synchronised over ranks.
+
+    Logs, for `val` and `test`: `{stage}/ece_top_label_l1`, `{stage}/ece_class_wise_l1`, `{stage}/signed_gap` (mean
+    confidence minus accuracy), `{stage}/nll` and `{stage}/brier` (in [0, 2]); with several loaders each but the first
+    adds `/dataloader_<i>`. The diagram is drawn from the reduced sums, so it shows what is logged. Its key is
+    `{stage}/reliability`.
+
+    It reads `logits` and `label` of the evaluation step's output, taken as they are (our `Classifier` returns each
+    sample once). In a module whose steps return no logits it calls `pl_module(image)` itself, and counts each sample
+    once if the batch has an `index`. Sanity-check batches do not count.
+
+    Args:
+        bins: equal-width confidence bins; the last one is closed, so a confidence of exactly 1 belongs to it.
+        stages: where to report.
+        figure_every_n_epochs: epochs between validation diagrams, 0 for none but that of the test.
+    """
+
+    def __init__(self, bins: int = 15, stages: tuple[Stage, ...] = ("val", "test"), figure_every_n_epochs: int = 1):
+        if not stages or set(stages) - {"val", "test"}:
+            raise RectifyError(f"CalibrationReport: stages is {list(stages)}; choose among val and test.")
+        if figure_every_n_epochs < 0:
+            raise RectifyError(f"CalibrationReport: figure_every_n_epochs is {figure_every_n_epochs}; give 0 or more.")
+        self.bins = check_bins(bins)
+        self.stages = tuple(stages)
+        self.figure_every_n_epochs = figure_every_n_epochs
+        self._sums: dict[int, CalibrationSums] = {}
+        self._seen: dict[int, Deduplicator] = {}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._clear()
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._clear()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._count(trainer, pl_module, outputs, batch, dataloader_idx, "val")
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._count(trainer, pl_module, outputs, batch, dataloader_idx, "test")
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        every = self.figure_every_n_epochs
+        self._report(trainer, pl_module, "val", draw=every > 0 and trainer.current_epoch % every == 0)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._report(trainer, pl_module, "test", draw=True)
+
+    def _clear(self) -> None:
+        self._sums.clear()
+        self._seen.clear()
+
+    def _count(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, loader: int, stage: Stage
+    ) -> None:
+        if trainer.sanity_checking or stage not in self.stages:
+            return
+        found = step_logits(outputs)
+        if found is None:
+            own = image_batch(batch, "CalibrationReport")
+            logits, label = forward_logits(trainer, pl_module, own.image, "CalibrationReport"), own.label
+            if own.index is not None:
+                keep = self._seen.setdefault(loader, Deduplicator()).keep(own.index)
+                logits, label = logits[keep], label[keep]
+        else:
+            logits, label = found
+        if loader not in self._sums:
+            self._sums[loader] = CalibrationSums(logits.shape[1], self.bins).to(logits.device)
+        self._sums[loader].update(logits, label)
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule, stage: Stage, draw: bool) -> None:
+        for loader, sums in sorted(self._sums.items()):
+            result = sums.compute()
+            tail = f"/dataloader_{loader}" if loader else ""
+            # equal on all ranks already; sync_dist only keeps Lightning from warning that it might not be
+            scores = {f"{stage}/{name}{tail}": value for name, value in result.scores.items()}
+            pl_module.log_dict(scores, sync_dist=trainer.world_size > 1, rank_zero_only=False)
+            if draw and trainer.is_global_zero:
+                key = f"{stage}/reliability{tail}"
+                where = f"{stage}{tail}, epoch {trainer.current_epoch}, step {trainer.global_step}"
+                log_figure(trainer, key, reliability_figure(result.reliability, where), trainer.global_step)
+        self._clear()

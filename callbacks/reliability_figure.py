@@ -1,0 +1,72 @@
+"""Draw a reliability diagram from reduced sums."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..metrics.reliability import Reliability
+from .figures import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OVER, UNDER, BARS = "#c8553d", "#2a6f97", "#8d99ae"
+
+
+def reliability_figure(data: Reliability, title: str) -> Figure:
+    """Return accuracy against mean confidence per bin, with the counts beneath.
+
+    A point stands at its bin's mean confidence, not at the bin's centre; its area grows with the bin's count, its line
+    to the diagonal is the bin's gap, coloured by sign, and its bar one binomial standard error of the accuracy.
+    """
+    count = data.count.cpu().numpy()
+    filled = count > 0
+    confidence, accuracy = data.mean_confidence.cpu().numpy()[filled], data.accuracy.cpu().numpy()[filled]
+    samples, bins = int(data.samples), data.bins
+    edges = np.linspace(0, 1, bins + 1)
+
+    figure = new_figure(4.6, 5.4)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
+    upper.plot([0, 1], [0, 1], color="#555555", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    colour = np.where(confidence > accuracy, OVER, UNDER)
+    upper.vlines(
+        confidence, np.minimum(accuracy, confidence), np.maximum(accuracy, confidence), colour, lw=5, alpha=0.35
+    )
+    error = np.sqrt(accuracy * (1 - accuracy) / count[filled])
+    upper.errorbar(confidence, accuracy, error, fmt="none", ecolor="#333333", elinewidth=0.8, capsize=2, zorder=3)
+    area = 14 + 90 * count[filled] / max(count.max(), 1)
+    upper.scatter(confidence, accuracy, area, c=colour, edgecolors="white", linewidths=0.8, zorder=4, clip_on=False)
+    upper.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="accuracy")
+    upper.set_title(title, loc="left", fontsize=11)
+    gap = float(data.signed_gap())
+    side = "over-confident" if gap > 0 else "under-confident"
+    text = (
+        f"ECE (top-label, L1)  {float(data.calibration_error()):.4f}\n"
+        f"signed gap  {gap:+.4f} ({side})\n"
+        f"N = {samples:,}, {bins} bins"
+    )
+    box = {"facecolor": "white", "edgecolor": "#cccccc", "alpha": 0.9, "boxstyle": "round,pad=0.4"}
+    upper.text(0.03, 0.97, text, transform=upper.transAxes, va="top", fontsize=8.5, bbox=box)
+    from matplotlib.lines import Line2D
+
+    marks = [Line2D([], [], marker="o", linestyle="", color=c, label=f"{n}-confident bin") for c, n in _SIDES]
+    upper.legend(handles=marks, loc="lower right", fontsize=8, frameon=False)
+
+    lower.bar(edges[:-1], count, 1 / bins, align="edge", color=BARS, edgecolor="white", linewidth=0.6)
+    if samples:
+        mean, hit = float(data.confidence.sum()) / samples, float(data.hits.sum()) / samples
+        lower.axvline(mean, color="#222222", linewidth=1.1, label=f"mean confidence {mean:.3f}")
+        lower.axvline(hit, color="#222222", linewidth=1.1, linestyle=":", label=f"accuracy {hit:.3f}")
+        lower.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.97), ncols=2, fontsize=8, frameon=False)
+    lower.set(xlabel="confidence (largest probability)", ylabel="samples")
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=8.5)
+    return figure
+
+
+_SIDES = ((OVER, "over"), (UNDER, "under"))

@@ -1,0 +1,145 @@
+"""What the report logs is what the metrics say of the split: in our modules, in foreign ones, in two processes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from foreign import IMAGES, LABELS, Data, Foreign, WithOutputs, trainer
+from lightning_rectify.callbacks import CalibrationReport
+from lightning_rectify.errors import RectifyError
+from lightning_rectify.metrics import CalibrationSums
+from PIL import Image
+from processes import run_ranks
+
+KEYS = ("ece_top_label_l1", "ece_class_wise_l1", "signed_gap", "nll", "brier")
+
+
+def expected(module, stage="val", start=1000, stop=1301):
+    metric = CalibrationSums(10)
+    with torch.no_grad():
+        metric.update(module.eval()(IMAGES[start:stop]), LABELS[start:stop])
+    return {f"{stage}/{name}": value.item() for name, value in metric.compute().scores.items()}
+
+
+def plain(metrics):
+    return {name: value.item() for name, value in metrics.items()}
+
+
+@pytest.mark.parametrize("module", [Foreign, WithOutputs])
+@pytest.mark.parametrize("dicts", [True, False])
+def test_logs_the_metrics_of_the_whole_split(tmp_path, module, dicts):
+    net, run = module(), trainer(tmp_path, CalibrationReport())
+    run.fit(net, Data(dicts=dicts))
+    assert plain(run.callback_metrics) == pytest.approx(expected(net), rel=1e-5)
+    run.test(net, Data(dicts=dicts), verbose=False)
+    assert plain(run.callback_metrics) == pytest.approx(expected(net, "test"), rel=1e-5)
+    figures = sorted(str(path.relative_to(tmp_path / "figures")) for path in tmp_path.rglob("*.png"))
+    steps = ("val_reliability/step_00000008.png", "val_reliability/step_00000016.png")
+    assert figures == ["test_reliability/step_00000016.png", *steps]
+    assert Image.open(tmp_path / "figures" / steps[0]).size[0] > 400
+
+
+def test_training_is_bit_identical_with_and_without_it(tmp_path):
+    losses = []
+    for callbacks in ([], [CalibrationReport()]):
+        torch.manual_seed(1)
+        net = Foreign()
+        trainer(tmp_path, *callbacks).fit(net, Data())
+        losses.append(net.losses)
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 16
+
+
+def test_figures_and_stages_as_asked(tmp_path):
+    run = trainer(tmp_path, CalibrationReport(stages=("val",), figure_every_n_epochs=2), max_epochs=3)
+    net = Foreign()
+    run.fit(net, Data(train=32))
+    run.test(net, Data(), verbose=False)
+    assert not any(key.startswith("test/") for key in run.callback_metrics)
+    names = sorted(path.name for path in tmp_path.rglob("*.png"))
+    assert names == ["step_00000001.png", "step_00000003.png"]
+    quiet = tmp_path / "quiet"
+    trainer(quiet, CalibrationReport(figure_every_n_epochs=0)).validate(net, Data(), verbose=False)
+    assert not list(quiet.rglob("*.png"))
+
+
+def test_sanity_batches_do_not_count(tmp_path):
+    class Look(CalibrationReport):
+        seen = None
+
+        def on_validation_epoch_end(self, trainer, pl_module):
+            if not trainer.sanity_checking:
+                Look.seen = int(self._sums[0].compute().reliability.samples)
+            else:
+                assert not self._sums
+            super().on_validation_epoch_end(trainer, pl_module)
+
+    trainer(tmp_path, Look(), max_epochs=1, num_sanity_val_steps=2).fit(Foreign(), Data(train=32))
+    assert Look.seen == 301
+
+
+def test_several_loaders_have_their_own_keys(tmp_path):
+    class Two(Data):
+        def val_dataloader(self):
+            return [self._loader(1000, 1100), self._loader(1100, 1301)]
+
+    class Module(Foreign):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            pass
+
+    net, run = Module(), trainer(tmp_path, CalibrationReport())
+    run.validate(net, Two(), verbose=False)
+    second = {f"{key}/dataloader_1": value for key, value in expected(net, start=1100).items()}
+    assert plain(run.callback_metrics) == pytest.approx({**expected(net, stop=1100), **second}, rel=1e-5)
+    assert len(list(tmp_path.rglob("*.png"))) == 2
+
+
+def test_a_checkpoint_can_follow_a_calibration_key(tmp_path):
+    from pytorch_lightning.callbacks import ModelCheckpoint
+
+    best = ModelCheckpoint(tmp_path, monitor="val/ece_top_label_l1")
+    trainer(tmp_path, best, CalibrationReport(), enable_checkpointing=True).fit(Foreign(), Data(train=32))
+    assert best.best_model_score == pytest.approx(min(best.best_k_models.values()).item())
+
+
+class _Tuple(Foreign):
+    def forward(self, image):
+        return (self.net(image),)
+
+
+class _Text(Data):
+    def _loader(self, start, stop):
+        return torch.utils.data.DataLoader([{"text": 1.0}] * 4)
+
+
+@pytest.mark.parametrize(
+    ("module", "data", "words"),
+    [(_Tuple, Data, "returned tuple, not logits"), (Foreign, _Text, "this one is a dict with text")],
+)
+def test_what_it_cannot_read_is_one_sentence(tmp_path, module, data, words):
+    with pytest.raises(RectifyError, match=words):
+        trainer(tmp_path, CalibrationReport()).validate(module(), data(), verbose=False)
+
+
+@pytest.mark.parametrize(
+    "options", [{"bins": 1}, {"stages": ("train",)}, {"stages": ()}, {"figure_every_n_epochs": -1}]
+)
+def test_bad_options_are_one_sentence(options):
+    with pytest.raises(RectifyError, match=next(iter(options))):
+        CalibrationReport(**options)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    return folder, run_ranks(Path(__file__).with_name("ranks_calibration_report.py"), str(folder))
+
+
+def test_two_processes_with_padding_log_what_one_logs(ranks):
+    folder, reports = ranks
+    torch.manual_seed(5)
+    net = Foreign()
+    for report in reports:
+        assert report["metrics"] == pytest.approx(expected(net), rel=1e-5)
+        assert report["warnings"] == []
+    assert [path.name for path in folder.rglob("*.png")] == ["step_00000000.png"]
