@@ -1,0 +1,159 @@
+"""The command line: LightningCLI with composable configs, run folders, starting weights and short errors."""
+
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_info
+
+from ..callbacks import FiniteLoss, Progress
+from ..datamodules import ShardDataModule
+from ..errors import RectifyError
+from ..lightning_modules import Classifier
+from .parser import ShortErrorParser
+from .provenance import Provenance, mark_finished
+from .results_table import print_results
+from .run_folder import choose_run_folder, release_run_folder
+from .starting_weights import backbone_weights, check_fit, load_starting_weights, read_checkpoint
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+
+class RectifyCLI(LightningCLI):
+    """`fit`, `validate`, `test` and `predict` for a Classifier on a ShardDataModule."""
+
+    def __init__(self, args: list[str]):
+        self.run_folder = Path()
+        try:
+            self._run(args)
+        finally:
+            release_run_folder(self.run_folder)
+
+    def _run(self, args: list[str]) -> None:
+        mode = {"parser_mode": "omegaconf+"}  # the only mode in which several files and overrides compose
+        super().__init__(
+            Classifier,
+            ShardDataModule,
+            args=args,
+            parser_class=ShortErrorParser,
+            parser_kwargs={**mode, **{command: dict(mode) for command in SUBCOMMANDS}},
+            seed_everything_default=0,
+            save_config_callback=Provenance,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults={"callbacks": [FiniteLoss()], "use_distributed_sampler": False},
+            auto_configure_optimizers=False,  # the optimizer is built after the strategy has sharded the parameters
+            load_from_checkpoint_support=False,  # hyper-parameters in a checkpoint would beat the command line
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # the parent warns that sys.argv is not empty; it stays as it was typed because DDP relaunches from it
+        ShortErrorParser.arguments = args
+        self.config = parser.parse_args(args)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str | None, help="Name of the run; its folder is <runs_dir>/<name>.")
+        parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="Folder of all runs.")
+        parser.add_argument("--init_from", type=str | None, help="Weights to start from; to resume use --ckpt_path.")
+        parser.add_argument("--replace_head", type=bool, default=False, help="With --init_from: keep a fresh head.")
+        parser.add_argument("--final_test", type=bool, default=True, help="After fit, test the best checkpoint.")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/accuracy",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    def before_instantiate_classes(self) -> None:
+        name = self._get(self.config, "name") or self._default_name()
+        self.run_folder = choose_run_folder(
+            Path(self._get(self.config, "runs_dir")), name, self._get(self.config, "ckpt_path")
+        )
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (RectifyError, SystemExit, KeyboardInterrupt):
+            raise
+        except Exception as error:  # whatever a constructor raised, its message is what the user needs
+            raise _user_error(error) from error
+        self._load_weights()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        if config.get("default_root_dir") is None:
+            kwargs["default_root_dir"] = self.run_folder
+        if config.get("logger") in (None, True):
+            loggers = [CSVLogger(self.run_folder, name="csv"), TensorBoardLogger(self.run_folder, "tensorboard")]
+            kwargs["logger"] = [] if config.get("fast_dev_run") else loggers
+        if config.get("enable_progress_bar") is not False and not _has_progress_bar(config.get("callbacks")):
+            kwargs["callbacks"] = [*(config.get("callbacks") or []), Progress()]
+        trainer = super().instantiate_trainer(**kwargs)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(self.run_folder / "checkpoints")
+        return trainer
+
+    def before_fit(self) -> None:
+        rank_zero_info(f"Run folder: {self.run_folder}")
+
+    def after_fit(self) -> None:
+        if self.trainer.fast_dev_run or self.trainer.interrupted:  # type: ignore[attr-defined]
+            return
+        if self._get(self.config, "final_test") and len(self.datamodule.test_dataloader()):
+            best = self.trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+            self.test(ckpt_path=best or None, model=self.model, datamodule=self.datamodule)
+        if self.trainer.is_global_zero:
+            mark_finished(self.run_folder)
+
+    def test(self, **kwargs: Any) -> None:
+        """Test, and print one table instead of one line per value."""
+        self._evaluate(self.trainer.test, kwargs)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Validate, and print one table instead of one line per value."""
+        self._evaluate(self.trainer.validate, kwargs)
+
+    def _evaluate(self, run: Any, kwargs: dict[str, Any]) -> None:
+        kwargs.setdefault("weights_only", True)
+        kwargs["verbose"] = False
+        results = run(**kwargs)
+        if self.trainer.is_global_zero and results:
+            print_results(results[0], kwargs.get("ckpt_path"))
+
+    def _default_name(self) -> str:
+        objective = self._get(self.config, "model").get("objective")
+        title = objective.class_path.rpartition(".")[2] if objective else "EmpiricalRisk"
+        return f"{Path(self._get(self.config, 'data').source).stem}-{title}"
+
+    def _load_weights(self) -> None:
+        start, resume = self._get(self.config, "init_from"), self._get(self.config, "ckpt_path")
+        if start:
+            if resume:
+                raise RectifyError("--init_from starts a new training and --ckpt_path resumes one; give one of them.")
+            averaged = load_starting_weights(self.model.backbone, start, self._get(self.config, "replace_head"))
+            rank_zero_info(f"Started from {start}" + (" (its moving average of weights)" if averaged else ""))
+        if resume and resume not in ("last", "best") and not Path(resume).is_dir():
+            weights, _ = backbone_weights(read_checkpoint(resume, "--ckpt_path"), "--ckpt_path")
+            check_fit(self.model.backbone, weights, f"--ckpt_path {resume}")
+
+
+def _has_progress_bar(callbacks: Any) -> bool:
+    listed = callbacks if isinstance(callbacks, list) else [callbacks]
+    return any(isinstance(callback, ProgressBar) for callback in listed)
+
+
+def _user_error(error: BaseException) -> RectifyError:
+    """The RectifyError that a parser wrapped into its own report, else the message of the error itself."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, RectifyError):
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    return RectifyError(f"The configuration cannot be built: {' '.join(str(error).split()) or type(error).__name__}")

@@ -1,0 +1,86 @@
+"""What a run leaves to be repeated by: its resolved config, command line, code version and data."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import SaveConfigCallback
+
+from .. import __version__
+from ..files import atomic_path, sha256
+
+PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "timm", "webdataset", "deepspeed")
+RECORD = "run.json"
+
+
+class Provenance(SaveConfigCallback):
+    """Writes `config.yaml` and `run.json` into the run folder when a fit starts."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        folder = Path(trainer.default_root_dir)
+        with atomic_path(folder / "config.yaml") as path:
+            path.write_text(self.parser.dump(self.config, skip_none=False))
+        write_record(folder, {**describe(trainer), "status": "running"})
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.is_global_zero and (Path(trainer.default_root_dir) / RECORD).is_file():
+            update_record(Path(trainer.default_root_dir), status="failed", error=str(exception)[:500])
+
+
+def describe(trainer: Trainer) -> dict[str, Any]:
+    """Command, code, versions, machine and data of this run, as plain values."""
+    manifest = getattr(getattr(trainer, "datamodule", None), "manifest_path", None)
+    return {
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "lightning_rectify": __version__,
+        "git": _git_hash(),
+        "python": platform.python_version(),
+        "packages": _versions(),
+        "world_size": trainer.world_size,
+        "strategy": type(trainer.strategy).__name__,
+        "manifest": str(manifest) if manifest else None,
+        "manifest_sha256": sha256(Path(manifest)) if manifest else None,
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    with atomic_path(folder / RECORD) as path:
+        path.write_text(json.dumps(record, indent=2))
+
+
+def update_record(folder: Path, **changes: Any) -> None:
+    write_record(folder, {**json.loads((folder / RECORD).read_text()), **changes})
+
+
+def mark_finished(folder: Path) -> None:
+    update_record(folder, status="finished", ended=datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_hash() -> str | None:
+    """The commit of the working folder's checkout, with `+` if it has changes; None outside git."""
+    try:
+        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

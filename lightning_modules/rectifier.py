@@ -1,0 +1,127 @@
+"""What every LightningModule here shares: a backbone, an objective, the optimizer, and the terms in the log."""
+
+import math
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from torch import Tensor, nn
+
+from ..backbones.backbone import Backbone, check_backbone
+from ..collectives import rank
+from ..errors import RectifyError
+from ..losses.objective import Context, Objective, Step
+from ..randomness import global_seed
+from .schedules import Schedule
+from .term_means import TermMeans
+
+
+class Rectifier(LightningModule):
+    """Trains a backbone under an objective.
+
+    Nothing is saved as a hyper-parameter: those in a checkpoint would silently beat the command line.
+
+    Args:
+        backbone: any module with `features`, `head` and `forward = head(features(image))`.
+        objective: what is minimised.
+        optimizer: a callable from parameters to an optimizer (in YAML a class_path without `params`).
+        schedule: one of our schedules (by share of training, every step), or any scheduler class of torch (every epoch).
+        compile: compile the backbone's forward with `torch.compile`, in place, so that checkpoint keys stay the same.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        objective: Objective,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        schedule: Schedule | LRSchedulerCallable | None = None,
+        compile: bool = False,
+    ):
+        super().__init__()
+        check_backbone(backbone)
+        self.backbone: nn.Module = backbone
+        self.objective = objective
+        self._optimizer = optimizer
+        self._schedule = schedule
+        self._compile = compile
+        self._prepared = False
+        self._total_steps = math.inf
+        self.last_terms: dict[str, Tensor | float] = {}
+        self._recent = TermMeans()
+        self._epoch = TermMeans()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.backbone(image)
+
+    def setup(self, stage: str) -> None:
+        if self._prepared:
+            return
+        self._prepared = True
+        self.objective.setup(self.backbone)
+        if self._compile:
+            self.backbone.compile()
+
+    def configure_optimizers(self) -> Any:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if not trained:
+            raise RectifyError("model: no parameter requires a gradient; unfreeze a part of the backbone.")
+        try:
+            optimizer = self._optimizer(trained)
+        except (TypeError, ValueError) as error:
+            raise RectifyError(f"model.optimizer: {error}.") from error
+        if self._schedule is None:
+            return optimizer
+        if isinstance(self._schedule, Schedule):
+            scheduler = self._schedule.build(optimizer, self.trainer.estimated_stepping_batches)
+            return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+        scheduler = self._schedule(optimizer)
+        entry = {"scheduler": scheduler, "interval": "epoch"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            entry["monitor"] = scheduler.monitor
+        return [optimizer], [entry]
+
+    def context(self, batch_idx: int) -> Context:
+        """Where training stands at this batch; the key makes random numbers differ by rank and by micro-batch."""
+        trainer = self.trainer
+        progress = min(1.0, trainer.global_step / self._total_steps)
+        return Context(trainer.global_step, progress, (global_seed(), rank(), trainer.current_epoch, batch_idx))
+
+    def on_train_start(self) -> None:
+        self._total_steps = max(1, self.trainer.estimated_stepping_batches)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        step = self.objective(self.backbone, batch, self.context(batch_idx))
+        self._record(step, batch, batch_idx)
+        return step.loss
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        # Here and not in on_train_batch_end, where a checkpoint callback may already have saved. DeepSpeed is called
+        # for every micro-batch and steps on its own count.
+        accumulate = self.trainer.accumulate_grad_batches
+        if not self.trainer.strategy.handles_gradient_accumulation or (batch_idx + 1) % accumulate == 0:
+            self.objective.after_step(self.backbone)
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict({f"train/{name}": value for name, value in self._epoch.compute().items()})
+
+    def _record(self, step: Step, batch: dict[str, Any], batch_idx: int) -> None:
+        terms: dict[str, Tensor | float] = {"loss": step.loss, **step.terms}
+        if step.logits is not None and step.target is not None and step.logits.ndim == 2:
+            terms["accuracy"] = (step.logits.detach().argmax(1) == step.target).float().mean()
+        self.last_terms = {f"train/{name}": value for name, value in terms.items()}  # what FiniteLoss names
+        samples = _batch_size(batch)
+        self._recent.update(terms, samples, step.loss.device)
+        self._epoch.update(terms, samples, step.loss.device)
+        if (batch_idx + 1) % max(1, self.trainer.log_every_n_steps) == 0:
+            # every rank reaches this at the same batch, so the one collective inside is safe
+            recent = {f"train/{name}_step": value for name, value in self._recent.compute().items()}
+            self.log_dict(recent, on_step=True, on_epoch=False, prog_bar=True)
+
+
+def _batch_size(batch: dict[str, Any]) -> int:
+    """Samples in a batch; in an unlearning step those of its parts together."""
+    if "image" in batch:
+        return len(batch["image"])
+    return sum(_batch_size(part) for part in batch.values() if isinstance(part, dict))
