@@ -1,8 +1,14 @@
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
 from lightning_rectify.datamodules import BadSamples, EvaluationLoader, ShardDataModule, TrainingLoader
 from lightning_rectify.errors import RectifyError
+
+
+def flat(lists):
+    return list(chain.from_iterable(lists))
 
 
 class Numbers:
@@ -31,13 +37,13 @@ def test_epochs_are_permutations_that_depend_on_seed_and_epoch_only():
     epochs = []
     for epoch in range(3):
         loader.set_epoch(epoch)
-        epochs.append(sum(indices(loader), []))
+        epochs.append(flat(indices(loader)))
         assert sorted(epochs[-1]) == list(range(0, 192, 2))
     assert epochs[0] != epochs[1] != epochs[2]
     again = training(96)
     again.set_epoch(2)
-    assert sum(indices(again), []) == epochs[2]
-    assert sum(indices(training(96, seed=1)), []) != epochs[0]
+    assert flat(indices(again)) == epochs[2]
+    assert flat(indices(training(96, seed=1))) != epochs[0]
 
 
 def test_another_pass_without_a_new_epoch_has_its_own_order():
@@ -56,11 +62,11 @@ def test_iterators_that_are_thrown_away_change_nothing():
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_position_p_goes_to_rank_p_mod_w(world):
-    whole = sum(indices(training(drop_last=False)), [])
+    whole = flat(indices(training(drop_last=False)))
     for rank in range(world):
         batches = indices(training(rank=rank, world=world))
         assert len(batches) == 100 // (8 * world)
-        assert sum(batches, []) == whole[rank::world][: 8 * len(batches)]
+        assert flat(batches) == whole[rank::world][: 8 * len(batches)]
 
 
 def test_last_short_batch():
@@ -69,7 +75,7 @@ def test_last_short_batch():
     assert [len(batch) for batch in indices(training(5))] == [5]  # a set smaller than a batch is not lost
     three = [indices(training(rank=rank, world=3, drop_last=False)) for rank in range(3)]
     assert [[len(batch) for batch in rank] for rank in three] == [[8] * 4 + [2]] * 3
-    assert set(sum(sum(three, []), [])) == set(range(0, 200, 2))
+    assert set(flat(flat(three))) == set(range(0, 200, 2))
     with pytest.raises(RectifyError, match="use fewer"):
         list(TrainingLoader(Numbers(), np.arange(0), np.zeros(0, int), np.array([]), BadSamples(0.01, 0), 8))
 
@@ -96,7 +102,7 @@ def test_resume_on_another_world_size_loses_and_repeats_nothing(old, new):
     for rank in range(old):
         loader = training(rank=rank, world=old)
         batches = iter(loader)
-        before += sum([next(batches)["index"].tolist() for _ in range(3)], [])
+        before += flat([next(batches)["index"].tolist() for _ in range(3)])
         states.append(loader.state_dict())
     assert all(state == states[0] for state in states)
     after, lengths, resized = [], set(), []
@@ -104,17 +110,17 @@ def test_resume_on_another_world_size_loses_and_repeats_nothing(old, new):
         loader = training(rank=rank, world=new, on_resize=lambda: resized.append(1))
         loader.load_state_dict(states[0])
         lengths.add(len(loader))
-        after += sum(indices(loader), [])
+        after += flat(indices(loader))
         loader.set_epoch(1)
         assert len(loader) == 100 // (8 * new)
     assert len(set(before + after)) == len(before + after) > 100 - 8 * new
-    assert sorted(before) == sorted(sum(indices(training(drop_last=False)), [])[: 3 * 8 * old])
+    assert sorted(before) == sorted(flat(indices(training(drop_last=False)))[: 3 * 8 * old])
     assert lengths == {3 + (100 - 3 * 8 * old) // (8 * new)}
     assert resized
 
 
 def test_state_of_other_data_is_refused():
-    with pytest.raises(RectifyError, match="100 samples, data.source has 90"):
+    with pytest.raises(RectifyError, match=r"100 samples, data\.source has 90"):
         training(90).load_state_dict(training(100).state_dict())
 
 
@@ -146,7 +152,7 @@ def test_evaluation_visits_every_sample_with_even_batches(monkeypatch, world, co
         )
         batches = indices(loader)
         assert len(batches) == len(loader)
-        seen += sum(batches, [])
+        seen += flat(batches)
         shapes.append([len(batch) for batch in batches])
     assert set(seen) == set(range(3, count + 3))
     assert len(seen) - count < world

@@ -1,10 +1,16 @@
 """A run that is stopped and resumed anywhere sees the samples an undisturbed run sees, in the same order and view."""
 
+from itertools import chain
+
 import pytest
 import pytorch_lightning as pl
 import torch
 from lightning_rectify.datamodules import PadCrop, ShardDataModule
 from pytorch_lightning.callbacks import ModelCheckpoint
+
+
+def flat(lists):
+    return list(chain.from_iterable(lists))
 
 
 class Recorder(pl.LightningModule):
@@ -78,8 +84,8 @@ def test_kill_and_resume_with_workers(tmp_path):
 def test_another_batch_size_goes_on_in_the_same_order(tmp_path):
     whole = run(tmp_path / "whole")
     resumed = run(tmp_path / "resumed", ckpt=tmp_path / "whole" / "step=2.ckpt", module={"batch_size": 100})
-    order = sum((indices for epoch, _, indices, _ in whole.seen if epoch == 0), [])
-    rest = sum((indices for epoch, _, indices, _ in resumed.seen if epoch == 0), [])
+    order = flat((indices for epoch, _, indices, _ in whole.seen if epoch == 0))
+    rest = flat((indices for epoch, _, indices, _ in resumed.seen if epoch == 0))
     assert rest[:800] == order[400:]
     assert [sum(epoch == e for epoch, *_ in resumed.seen) for e in range(3)] == [8, 12, 12]
     assert len(resumed.validations) == 3 * 3  # 270 samples in batches of 100, after every epoch
