@@ -91,7 +91,7 @@ class Preemption(Callback):
         self._step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        environment = getattr(trainer.strategy, "cluster_environment", None)
+        environment: Any = getattr(trainer.strategy, "cluster_environment", None)
         if getattr(environment, "auto_requeue", False):
             environment.auto_requeue = False
 

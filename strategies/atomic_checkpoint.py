@@ -1,0 +1,57 @@
+"""Checkpoint files that are whole or absent, and hold tensors and plain values only."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from ..errors import RectifyError
+from ..files import atomic_path
+
+
+class AtomicCheckpoint(TorchCheckpointIO):
+    """Write a checkpoint beside its target and rename it; read it without unpickling code.
+
+    Lightning writes into the system's temporary folder and moves the file: across file systems the move is a copy,
+    which a kill tears, and nothing is flushed to the disk. Strategies that write folders (FSDP2, DeepSpeed) do not use
+    this.
+
+    Raises:
+        RectifyError: on saving, the folder cannot be written or the disk is full, and the file before is untouched; on
+            loading, the path is a URL, the file is torn, or it holds more than tensors and plain values.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        _refuse_url(path)
+        for torn in Path(path).parent.glob(f".{Path(path).name}.*"):  # what a kill left behind; one rank writes a file
+            torn.unlink(missing_ok=True)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # the archive writer hides what the file system said
+                raise _cause(error) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        _refuse_url(path)
+        if not Path(path).is_file():
+            raise RectifyError(f"The checkpoint {path} does not exist.")
+        try:
+            return torch.load(path, map_location=map_location, weights_only=weights_only is not False)
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise RectifyError(f"The checkpoint {path} cannot be read ({reason}); choose another one.") from error
+
+
+def _refuse_url(path: Any) -> None:
+    if "://" in str(path):
+        raise RectifyError(f"{path}: checkpoints are not read from or written to URLs; copy the file to this machine.")
+
+
+def _cause(error: BaseException) -> BaseException:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
