@@ -11,20 +11,20 @@ from .plan import MixedTarget, MixPlan, mask_plan
 
 
 def _boxes(image: Tensor, lam: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Return the masks (len(lam), 1, *spatial) that are False inside a random box, clipped at the border."""
+    """Return float32 masks (len(lam), 1, *spatial), 0 inside a random box that is clipped at the border, else 1."""
     spatial = image.shape[2:]
     if not spatial:
         raise RectifyError(f"CutMix: images of shape {tuple(image.shape)} have no axis to cut a box from.")
     share = (1 - lam) ** (1 / len(spatial))
     centre = torch.rand(len(lam), len(spatial), generator=generator, device=lam.device)
-    inside = torch.ones((), dtype=torch.bool, device=lam.device)
+    inside = torch.ones((), device=lam.device)
     for axis, size in enumerate(spatial):
         width = (share * size).floor()
         start = (centre[:, axis] * size).floor() - (width / 2).floor()
         place = torch.arange(size, device=lam.device)
-        along = (place >= start[:, None]) & (place < (start + width)[:, None])
-        inside = inside & along.view(-1, 1, *(size if other == axis else 1 for other in range(len(spatial))))
-    return ~inside
+        along = ((place >= start[:, None]) & (place < (start + width)[:, None])).to(lam.dtype)
+        inside = inside * along.view(-1, 1, *(size if other == axis else 1 for other in range(len(spatial))))
+    return 1 - inside
 
 
 def _draw(image: Tensor, alpha: float, per: Per, generator: torch.Generator | None) -> MixPlan:

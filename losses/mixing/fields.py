@@ -1,7 +1,7 @@
 """Smooth random fields on an N-D grid, the grey images that FMix thresholds (Harris et al. 2020, arXiv 2002.12047)."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
 from typing import Literal
 
@@ -48,7 +48,9 @@ def random_fields(
         raise RectifyError(f"FMix: the mask's shape is {shape}; every axis needs at least 2 pixels.")
     check_spectrum(decay, spectrum)
     sample = _isotropic if spectrum == "isotropic" else _official
-    return sample(count, shape, decay, generator, torch.device(device))
+    device = torch.device(device)
+    with torch.autocast(device.type, enabled=False):  # 8 bits of mantissa would give a field of plateaus
+        return sample(count, shape, decay, generator, device)
 
 
 def _radius(frequencies: Sequence[Tensor]) -> Tensor:
@@ -58,17 +60,39 @@ def _radius(frequencies: Sequence[Tensor]) -> Tensor:
 
 
 @cache
-def _bands(shape: tuple[int, ...], decay: float) -> tuple[tuple[int, int], ...]:
-    """Return per axis the integer frequencies [first, last] that hold all but `_DISCARDED` of the energy."""
+def _reach(shape: tuple[int, ...], decay: float) -> tuple[int, ...]:
+    """Return per axis the highest frequency, in turns, needed to hold all but `_DISCARDED` of the energy."""
     radius = _radius([torch.fft.fftfreq(size, dtype=torch.float64) for size in shape]).flatten()
     radius = radius[radius > 0].sort(descending=True).values
     tail = radius.pow(-2 * decay).cumsum(0)
     cut = radius[int((tail <= _DISCARDED * tail[-1]).sum())].item()
-    bands = []
-    for size in shape:
-        reach = int(cut * size + 1e-9)
-        bands.append((-min(reach, size // 2), min(reach, (size - 1) // 2)))
-    return tuple(bands)
+    return tuple(min(int(cut * size + 1e-9), size // 2) for size in shape)
+
+
+def _waves(size: int, reach: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the turns (m,) and the waves (m, size) of the real Fourier basis of one axis up to `reach` turns."""
+    cosine, sine = (
+        torch.arange(reach + 1, device=device),
+        torch.arange(1, min(reach, (size - 1) // 2) + 1, device=device),
+    )
+    turns = torch.cat([cosine, sine])
+    angle = (turns[:, None] * torch.arange(size, device=device) % size) * (2 * torch.pi / size)
+    waves = torch.cat([angle[: reach + 1].cos(), angle[reach + 1 :].sin()])
+    # each wave stands for the frequencies +turns and -turns, which are one and the same at 0 and at size / 2
+    single = (turns == 0) | (2 * turns == size)
+    return turns, torch.where(single[:, None], waves, waves * 2**0.5)
+
+
+@lru_cache(maxsize=8)
+def _basis(shape: tuple[int, ...], decay: float, device: torch.device) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the amplitudes (m_1, …, m_N) and one (m_i, size_i) matrix of waves per axis.
+
+    Kept, because on a GPU the two dozen small kernels behind it would cost more than the draw itself.
+    """
+    axes = [_waves(size, reach, device) for size, reach in zip(shape, _reach(shape, decay), strict=True)]
+    radius = _radius([turns / size for (turns, _), size in zip(axes, shape, strict=True)])
+    amplitude = torch.where(radius > 0, radius * max(shape), torch.inf).pow(-decay)  # no constant term
+    return amplitude, tuple(waves for _, waves in axes)
 
 
 def _isotropic(
@@ -76,19 +100,17 @@ def _isotropic(
 ) -> Tensor:
     """Sum the low frequencies as one small matrix product per axis.
 
-    Real and imaginary part of a sum of independent complex Gaussian modes are two independent fields, both isotropic;
-    a real inverse FFT would halve the variance of the modes on the zero plane of the last axis.
+    Independent Gaussians on the products of real waves give the stationary field of that spectrum exactly. (A real
+    inverse FFT of complex Gaussians would halve the variance of the modes on the zero plane of the last axis.)
     """
-    modes = [torch.arange(first, last + 1, device=device) for first, last in _bands(shape, decay)]
-    radius = _radius([mode / size for mode, size in zip(modes, shape, strict=True)])
-    amplitude = torch.where(radius > 0, radius, torch.inf).pow(-decay) * max(shape) ** -decay  # no constant term
-    pairs = (count + 1) // 2
-    z = torch.randn(pairs, *radius.shape, dtype=torch.complex64, generator=generator, device=device) * amplitude
-    for mode, size in zip(modes, shape, strict=True):
-        turns = mode[:, None] * torch.arange(size, device=device) % size  # exact integers: no loss of phase
-        wave = torch.polar(torch.ones_like(turns, dtype=torch.float32), turns * (2 * torch.pi / size))
-        z = torch.tensordot(z, wave, dims=([1], [0]))  # the axis leaves at the front and comes back at the end
-    return torch.cat([z.real, z.imag])[:count]
+    amplitude, bases = _basis(shape, decay, device)
+    field = torch.randn(count, *amplitude.shape, generator=generator, device=device) * amplitude
+    field = field @ bases[-1]
+    for axis, waves in enumerate(bases[:-1], start=1):
+        after = field.shape[axis + 1 :]
+        grid = field.reshape(-1, len(waves), after.numel())
+        field = torch.matmul(waves.mT, grid).view(*field.shape[:axis], waves.shape[1], *after)
+    return field
 
 
 def _official(

@@ -37,8 +37,7 @@ class Mixing(Objective):
         """Return this batch's plan, or None when mixing has stopped."""
         if self.stop is not None and context.progress >= self.stop:
             return None
-        # autocast would round the random fields to 8 bits of mantissa
-        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        with torch.no_grad():
             return self.draw(image, context.generator("mixing", image.device))
 
     def mixed_logits(self, backbone: nn.Module, image: Tensor, plan: MixPlan, context: Context) -> Tensor:

@@ -52,7 +52,7 @@ class MixPlan:
         partners: (B, d) int64 positions in the batch; column 0 is the sample itself.
         label_weights: (B, d') float32 with d' ≤ d; labels of the remaining partners are left out of the loss.
         image_weights: (B, d) float32, one weight per point; exclusive with `mask`.
-        mask: (B, 1, *spatial) bool or float32 in [0, 1], the weight of the sample itself per pixel (d is 2).
+        mask: (B, 1, *spatial) float32 in [0, 1], the weight of the sample itself per pixel (d is 2).
     """
 
     partners: Tensor
@@ -62,19 +62,17 @@ class MixPlan:
 
     def apply(self, x: Tensor) -> Tensor:
         """Return the mixture of a (B, ...) tensor, out of place and differentiable; a mask needs its spatial size."""
+        # lerp is x itself, bit for bit, at weight 1. index_select and lerp are several times faster on a CPU than
+        # x[partner] and torch.where; writing into the partners' copy saves the second temporary.
         if self.mask is not None:
-            partner = x[self.partners[:, 1]]
-            if self.mask.dtype == torch.bool:
-                return torch.where(self.mask, x, partner)
-            return torch.lerp(partner, x, self.mask.to(x.dtype))
+            return x.index_select(0, self.partners[:, 1]).lerp_(x, self.mask.to(x.dtype))
         assert self.image_weights is not None
         weights = self.image_weights.to(x.dtype).unflatten(0, (-1, *[1] * (x.ndim - 1)))
         if self.partners.shape[1] == 2:
-            # lerp gives x itself, bit for bit, at weight 1
-            return torch.lerp(x[self.partners[:, 1]], x, weights[..., 0])
+            return x.index_select(0, self.partners[:, 1]).lerp_(x, weights[..., 0])
         mixed = x * weights[..., 0]
         for d in range(1, self.partners.shape[1]):
-            mixed = torch.addcmul(mixed, x[self.partners[:, d]], weights[..., d])
+            mixed = torch.addcmul(mixed, x.index_select(0, self.partners[:, d]), weights[..., d])
         return mixed
 
     def target(self, label: Tensor) -> MixedTarget:
@@ -92,5 +90,5 @@ def mask_plan(mask: Tensor, partner: Tensor, own_label_only: bool = False) -> Mi
     partners = torch.stack([torch.arange(len(partner), device=partner.device), partner], 1)
     if own_label_only:
         return MixPlan(partners, torch.ones(len(partner), 1, device=partner.device), mask=mask)
-    realised = mask.flatten(1).mean(1, dtype=torch.float32)
+    realised = mask.flatten(1).mean(1)
     return MixPlan(partners, torch.stack([realised, 1 - realised], 1), mask=mask)

@@ -18,7 +18,7 @@ def test_mask_is_one_clipped_box_and_its_area_is_the_label_weight(spatial):
     mixed = plan.apply(image).numpy()
     clipped = 0
     for i in range(200):
-        mask = plan.mask[i, 0].numpy()
+        mask = plan.mask[i, 0].numpy().astype(bool)
         hole = np.argwhere(~mask)
         if len(hole):
             low, high = hole.min(0), hole.max(0)
@@ -27,6 +27,7 @@ def test_mask_is_one_clipped_box_and_its_area_is_the_label_weight(spatial):
         assert plan.label_weights[i, 0].item() == pytest.approx(mask.mean(), abs=1e-6)
         expected = np.where(mask, image[i].numpy(), image[plan.partners[i, 1]].numpy())
         assert np.array_equal(mixed[i], expected)
+        assert set(np.unique(plan.mask[i].numpy())) <= {0.0, 1.0}
     assert clipped > 20
 
 
@@ -35,7 +36,7 @@ def test_box_has_the_drawn_size_where_nothing_is_clipped():
     image = torch.zeros(3000, 1, 16, 16)
     from lightning_rectify.losses.mixing.cutmix import _boxes
 
-    hole = ~_boxes(image, torch.full((3000,), 0.75), generator())[:, 0]
+    hole = _boxes(image, torch.full((3000,), 0.75), generator())[:, 0] == 0
     rows, columns = hole.any(2).sum(1), hole.any(1).sum(1)
     assert rows.max() == columns.max() == 8
     # an unclipped box of 8 rows starts at 0..8 of the 16 possible starts -4..11
