@@ -123,7 +123,9 @@ class ShardDataModule(pl.LightningDataModule):
         self._form = TarFormat((channels, size, size), classes, self.allow_pickle, self.allow_pipe)
         self._shards = {s: expand_shards(pattern, self.allow_pipe) for s, pattern in self.patterns.items() if pattern}
         self._samples = {
-            split: count_samples(shards) if all(map(is_local, shards)) else None
+            split: count_samples(shards)
+            if all(map(is_local, shards)) and not (split == "train" and self.epoch_samples)
+            else None
             for split, shards in self._shards.items()
         }
         if self.epoch_samples is None and self._samples["train"] is None:

@@ -17,6 +17,7 @@ from .reader import decode_image
 
 IMAGES = ("png", "jpg", "jpeg", "webp")
 PICKLES = ("pyd", "pkl", "pickle", "pth", "pt")
+END = 1024
 UNREADABLE = (tarfile.TarError, OSError, EOFError, ValueError)
 
 
@@ -78,11 +79,11 @@ def count_samples(shards: list[str]) -> int:
     for shard in shards:
         path = local_path(shard)
         try:
+            with open(path, "rb") as file:
+                file.seek(-min(END, os.path.getsize(path)), os.SEEK_END)
+                _check_end(path, file.read())
             with tarfile.open(path) as tar:
                 members = [member for member in tar if member.isreg()]
-                end = max((m.offset_data + m.size for m in members), default=0)
-                if end > os.path.getsize(path):
-                    raise tarfile.ReadError("unexpected end of data")
         except UNREADABLE as error:
             raise RectifyError(f"Shard {path} is cut short or no tar file ({error}); restore it.") from error
         total += len({_split_name(member.name)[0] for member in members} - {""})
@@ -96,19 +97,42 @@ def read_shard(shard: str, allow_pipe: bool = False) -> Iterator[dict[str, Any]]
         OSError, EOFError, ValueError, tarfile.TarError: the shard cannot be opened or read on.
     """
     os.environ.setdefault("WDS_SECURE", "1")  # read when webdataset is imported
-    from webdataset import gopen, tariterators, utils
+    from webdataset import tariterators, utils
+    from webdataset.gopen import gopen
 
     if is_local(shard):
         stream: BinaryIO = open(local_path(shard), "rb")  # noqa: SIM115 - closed below, after the last sample
     else:
         secure, utils.enforce_security = utils.enforce_security, not allow_pipe
         try:
-            stream = gopen.gopen(shard)
+            stream = gopen(shard)
         finally:
             utils.enforce_security = secure
     with stream:
-        files = tariterators.tar_file_expander(iter([{"url": shard, "stream": stream}]))
+        kept = _KeepsEnd(stream)
+        files = tariterators.tar_file_expander(iter([{"url": shard, "stream": kept}]))
         yield from tariterators.group_by_keys(files)
+        while kept.read(2**20):
+            pass
+        _check_end(shard, kept.end)
+
+
+class _KeepsEnd:
+    """A stream that remembers its last bytes."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream, self.end = stream, b""
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self.end = (self.end + data)[-END:]
+        return data
+
+
+def _check_end(name: str, end: bytes) -> None:
+    """A tar file ends with two blocks of zeros; Python's tarfile takes one cut between two members for whole."""
+    if name.endswith(".tar") and end != b"\0" * END:
+        raise tarfile.ReadError("unexpected end of data")
 
 
 def decode_sample(sample: dict[str, Any], form: TarFormat) -> tuple[np.ndarray, int, int]:
