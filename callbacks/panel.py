@@ -1,0 +1,111 @@
+"""A fixed panel of samples: the same whatever the batch size, the order of the data and the number of processes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..collectives import gather_rows, rank
+from ..errors import RectifyError
+from ..randomness import fold
+from .batches import ImageBatch, sample_ids
+
+
+@dataclass
+class Panel:
+    """The chosen samples on the CPU: `ids` (n), `labels` (n,) int64, `images` (n, C, H, W) as the batches held them."""
+
+    ids: list[int]
+    labels: Tensor
+    images: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class PanelChoice:
+    """Choose a panel while a loader runs by, holding fewer than twice its samples.
+
+    Classes are ordered by a hash and so are the samples of a class. The panel takes the first sample of each class in
+    that order, then the second ones, until it is full. It is shorter only if the classes are: no class gives more than
+    its even share, rounded up.
+
+    Args:
+        samples: size of the panel.
+    """
+
+    def __init__(self, samples: int):
+        self.samples = samples
+        self._held: dict[int, dict[int, tuple[int, Tensor]]] = {}  # class -> id -> (hash, image)
+        self._shape: tuple[int, ...] | None = None
+
+    def add(self, batch: ImageBatch) -> None:
+        """Look at a batch; duplicates of a sample (padding) count once."""
+        shape = tuple(batch.image.shape[1:])
+        if self._shape not in (None, shape):
+            raise RectifyError(
+                f"SaliencyMaps needs images of one size, but the validation data hold {self._shape} and {shape}; "
+                "crop or resize them in the evaluation transform."
+            )
+        self._shape = shape
+        self._dtype = batch.image.dtype
+        for place, (sample, label) in enumerate(zip(sample_ids(batch), batch.label.tolist(), strict=True)):
+            order = fold("panel", sample)
+            held = self._held.setdefault(label, {})
+            if sample not in held and (len(held) < self._share() or order < max(key for key, _ in held.values())):
+                held[sample] = order, batch.image[place].detach().to("cpu", copy=True)
+                self._prune()
+
+    def _share(self) -> int:
+        """The most samples one class can give: fewer classes than there are in all only make it larger."""
+        return -(-self.samples // min(self.samples, max(1, len(self._held))))
+
+    def _prune(self) -> None:
+        for label in sorted(self._held, key=_class_order)[self.samples :]:
+            del self._held[label]
+        for label, held in self._held.items():
+            first = sorted(held.items(), key=lambda item: item[1][0])[: self._share()]
+            self._held[label] = dict(first)
+
+    def choose(self, device: torch.device) -> Panel | None:
+        """Agree on the panel over all ranks (a collective); None if no rank saw a sample.
+
+        Args:
+            device: where the process group exchanges tensors.
+        """
+        rows = [(label, order, sample) for label, held in self._held.items() for sample, (order, _) in held.items()]
+        tables = gather_rows(torch.tensor(rows, dtype=torch.int64).view(-1, 3).to(device))
+        owner: dict[tuple[int, int, int], int] = {}
+        for place, table in enumerate(tables):
+            for row in table.tolist():
+                owner.setdefault((row[0], row[1], row[2]), place)
+        chosen = choose_rows(list(owner), self.samples)
+        if not chosen:
+            return None
+        mine = [
+            self._held[label][sample][1] for label, order, sample in chosen if owner[label, order, sample] == rank()
+        ]
+        if self._shape is None:
+            raise RectifyError("SaliencyMaps: a process got no validation batch; give every process at least one.")
+        stacked = torch.stack(mine) if mine else torch.empty(0, *self._shape, dtype=self._dtype)
+        arrived = [iter(images.cpu()) for images in gather_rows(stacked.to(device))]
+        images = torch.stack([next(arrived[owner[row]]) for row in chosen])
+        return Panel([sample for _, _, sample in chosen], torch.tensor([label for label, _, _ in chosen]), images)
+
+
+def _class_order(label: int) -> int:
+    return fold("class", label)
+
+
+def choose_rows(rows: list[tuple[int, int, int]], samples: int) -> list[tuple[int, int, int]]:
+    """Choose among (label, hash, id) rows in the order described at `PanelChoice`; return them by label and hash."""
+    classes: dict[int, list[tuple[int, int, int]]] = {}
+    for row in sorted(rows):
+        classes.setdefault(row[0], []).append(row)
+    share = -(-samples // max(1, min(samples, len(classes))))
+    ranked = [
+        (place, _class_order(label), row)
+        for label, members in classes.items()
+        for place, row in enumerate(members[:share])
+    ]
+    return sorted(row for _, _, row in sorted(ranked)[:samples])

@@ -1,0 +1,33 @@
+"""Two processes: the panel and its maps, and DDP training with and without the callback."""
+
+import sys
+
+import torch
+from foreign import Data, Foreign, trainer
+from lightning_rectify.callbacks import SaliencyMaps
+from processes import report
+
+torch.set_num_threads(1)
+two = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": False}
+
+
+class Recording(SaliencyMaps):
+    def _explain(self, pl_module, panel):
+        self.maps, logits = super()._explain(pl_module, panel)
+        return self.maps, logits
+
+
+found = {}
+for kind in ("dicts", "tuples"):
+    torch.manual_seed(5)
+    look = Recording(samples=13)
+    trainer(f"{sys.argv[1]}/{kind}", look, **two).validate(Foreign(), Data(dicts=kind == "dicts"), verbose=False)
+    found[kind] = {"ids": look.panel.ids, "images": look.panel.images, **look.maps}
+
+found["losses"] = []
+for callbacks in ([], [SaliencyMaps()]):
+    torch.manual_seed(5)
+    net = Foreign()
+    trainer(f"{sys.argv[1]}/fit", *callbacks, **two, accumulate_grad_batches=2).fit(net, Data())
+    found["losses"].append(net.losses)
+report(found)

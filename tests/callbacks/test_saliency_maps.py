@@ -1,0 +1,244 @@
+"""The callback draws the right maps of the right samples and leaves training untouched."""
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from foreign import IMAGES, LABELS, Data, Foreign, trainer
+from lightning_rectify.attribution import grad_cam, input_gradient
+from lightning_rectify.callbacks import SaliencyMaps
+from lightning_rectify.errors import RectifyError
+from PIL import Image
+from processes import run_ranks
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+
+
+class Recording(SaliencyMaps):
+    def _explain(self, pl_module, panel):
+        self.maps, self.logits = super()._explain(pl_module, panel)
+        return self.maps, self.logits
+
+
+def state(net):
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+@pytest.mark.parametrize("dicts", [True, False])
+def test_training_is_bit_identical_with_and_without_it(tmp_path, dicts):
+    losses, weights, random = [], [], []
+    for callbacks in ([], [SaliencyMaps()]):
+        torch.manual_seed(1)
+        net = Foreign()
+        net.net[3].bias.requires_grad_(False)
+        trainer(tmp_path, *callbacks, val_check_interval=4).fit(net, Data(dicts=dicts))
+        losses.append(net.losses)
+        weights.append(state(net))
+        random.append(torch.get_rng_state())
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+        assert [p.requires_grad for p in net.net[3].parameters()] == [True, False]
+    assert losses[0] == losses[1]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert torch.equal(random[0], random[1])
+    assert len(list(tmp_path.rglob("*.png"))) == 4
+
+
+def test_maps_are_those_of_the_plain_functions(tmp_path):
+    net, look = Foreign(), Recording(samples=12)
+    run = trainer(tmp_path, look)
+    run.validate(net, Data(), verbose=False)  # one process, so Lightning runs this in inference mode
+    ids = look.panel.ids
+    assert all(1000 <= index < 1301 for index in ids)
+    images, labels = IMAGES[ids], LABELS[ids]
+    assert torch.equal(look.panel.images, images)
+    torch.testing.assert_close(look.maps["input_gradient"], input_gradient(net, images, labels))
+    torch.testing.assert_close(look.maps["grad_cam"], grad_cam(net, images, labels, "net.5"))
+    with torch.no_grad():
+        torch.testing.assert_close(look.logits, net.eval()(images))
+    assert not look.scales  # validation on its own fixes nothing
+    assert [path.name for path in (tmp_path / "figures" / "val_saliency").iterdir()] == ["step_00000000.png"]
+
+
+def test_panel_and_scales_survive_a_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    save = ModelCheckpoint(tmp_path / "saved", save_last=True)
+    look = Recording(samples=8, reference_epoch=1)
+    run = trainer(tmp_path, look, save, enable_checkpointing=True)
+    run.fit(Foreign(), Data())
+    assert {epoch for _, epoch in look.scales.values()} == {1}
+    again = Recording(samples=8)
+    resumed = trainer(tmp_path, again, save, enable_checkpointing=True, max_epochs=3)
+    # other validation data: the stored panel is drawn all the same
+    resumed.fit(Foreign(), Data(val=(1301, 1400)), ckpt_path=save.last_model_path, weights_only=True)
+    assert again.panel.ids == look.panel.ids
+    assert torch.equal(again.panel.images, look.panel.images)
+    assert again.scales == look.scales
+    assert set(again.maps) == {"input_gradient", "grad_cam"}
+
+
+def test_drawn_every_n_epochs_after_the_optimizer_step(tmp_path):
+    trainer(tmp_path, SaliencyMaps(samples=4, every_n_epochs=2), max_epochs=3).fit(Foreign(), Data(train=32))
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["step_00000001.png", "step_00000003.png"]
+
+
+def test_the_scale_is_fixed_so_that_epochs_compare(tmp_path):
+    torch.manual_seed(0)
+    look = Recording(samples=8, methods=["input_gradient"], reference_epoch=0)
+    run = trainer(tmp_path, look, max_epochs=1)
+    net = Foreign()
+    run.fit(net, Data())
+    scale, epoch = look.scales["input_gradient"]
+    assert epoch == 0
+    assert scale == pytest.approx(4 * np.quantile(look.maps["input_gradient"].numpy(), 0.995))
+    run.fit_loop.max_epochs = 2
+    run.fit(net, Data())
+    assert look.scales["input_gradient"] == (scale, 0)
+
+
+def test_the_picture_holds_the_images_and_the_brightest_colour_at_the_scale(tmp_path):
+    from lightning_rectify.callbacks.saliency_figure import EDGE, GAP, HEADER, LEFT, TOP, MapRow, saliency_figure
+
+    image = torch.rand(2, 1, 8, 8)
+    maps = torch.zeros(2, 8, 8)
+    maps[1, 0, 0] = 3.0
+    maps[1, 7, 7] = 0.75
+    drawn = saliency_figure(image, [("a", "a 0.9", True), ("b", "a 0.6", False)], [MapRow("m", maps, 3.0, 1)], "title")
+    top, left, second = TOP + HEADER, LEFT, LEFT + EDGE + GAP
+    cells = drawn[top : top + EDGE : 12, left : left + EDGE : 12, 0]
+    assert np.array_equal(cells, (image[0, 0] * 255).round().byte().numpy())
+    import matplotlib
+
+    colours = (np.array(matplotlib.colormaps["inferno"]([0.0, 0.5, 1.0]))[:, :3] * 255).astype(np.uint8)
+    row = top + EDGE + GAP
+    assert np.array_equal(drawn[row + 5, second + 5], colours[2])
+    assert np.array_equal(drawn[row + EDGE - 5, second + EDGE - 5], colours[1])  # square root: a quarter is half way up
+    assert np.array_equal(drawn[row + 5, left + 5], colours[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 224, 160), (4, 30, 30), (2, 8, 20)])
+def test_any_channels_and_sizes_are_drawn(shape):
+    from lightning_rectify.callbacks.saliency_figure import MapRow, saliency_figure
+
+    image = torch.randn(9, *shape)
+    drawn = saliency_figure(image, [("é", "x", True)] * 9, [MapRow("m", image[:, 0].abs(), 1.0, 0)], "t")
+    assert drawn.dtype == np.uint8 and drawn.shape[2] == 3
+
+
+def test_class_names_reach_the_captions():
+    from lightning_rectify.callbacks.panel import Panel
+    from lightning_rectify.callbacks.saliency_maps import _captions
+
+    panel = Panel([5, 6], torch.tensor([0, 1]), torch.zeros(2, 1, 8, 8))
+    logits = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+    assert _captions(panel, logits, ["cat", "dog"]) == [("cat", "cat 0.88", True), ("dog", "cat 0.88", False)]
+    assert _captions(panel, logits, None)[1] == ("1", "0 0.88", False)
+
+
+def test_memory_is_released(tmp_path):
+    held = []
+
+    class Count(SaliencyMaps):
+        def on_train_epoch_start(self, trainer, pl_module):
+            gc.collect()
+            held.append(sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()))
+
+    trainer(tmp_path, Count(samples=4), max_epochs=4).fit(Foreign(), Data(train=64))
+    assert held[3] == held[2]
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_half_precision(tmp_path, precision):
+    look = Recording(samples=4)
+    trainer(tmp_path, look, precision=precision, max_epochs=1).fit(Foreign(), Data(train=64))
+    assert all(values.dtype == torch.float32 and values.isfinite().all() for values in look.maps.values())
+
+
+def test_a_compiled_network(tmp_path):
+    net, look = Foreign(), Recording(samples=4)
+    net.net.compile(backend="eager")
+    trainer(tmp_path, look, max_epochs=1).fit(net, Data(train=64))
+    images, labels = look.panel.images, look.panel.labels
+    torch.testing.assert_close(look.maps["grad_cam"], grad_cam(net, images, labels, "net.5"))
+
+
+class Flat(Foreign):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+class Tuple(Foreign):
+    def forward(self, image):
+        return self.net(image), image
+
+
+class Bytes(Data):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return {**batch, "image": (batch["image"] * 255).byte()}
+
+
+@pytest.mark.parametrize(
+    ("module", "data", "options", "words"),
+    [
+        (Flat, Data, {}, r"no layer with a spatial output .* set methods: \[input_gradient\]"),
+        (Foreign, Data, {"layer": "net.77"}, "has no layer 'net.77'"),
+        (Foreign, Data, {"layer": "net.8"}, "Grad-CAM needs an output"),
+        (Tuple, Data, {"methods": ["input_gradient"]}, "must return logits .* returned tuple"),
+        (Foreign, Bytes, {"layer": "net.2"}, "float images"),
+    ],
+)
+def test_what_cannot_be_explained_fails_before_the_first_epoch(tmp_path, module, data, options, words):
+    net = module()
+    with pytest.raises(RectifyError, match=words):
+        trainer(tmp_path, SaliencyMaps(**options)).fit(net, data())
+    assert net.losses == []
+
+
+def test_a_run_without_validation_is_refused(tmp_path):
+    with pytest.raises(RectifyError, match="has no validation"):
+        trainer(tmp_path, SaliencyMaps(), limit_val_batches=0).fit(Foreign(), Data())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"samples": 0}, "samples must be at least 1"),
+        ({"every_n_epochs": 0}, "every_n_epochs must be"),
+        ({"methods": []}, "methods must be"),
+        ({"methods": ["gradcam"]}, "Did you mean grad_cam"),
+    ],
+)
+def test_bad_options_are_one_sentence(options, words):
+    with pytest.raises(RectifyError, match=words):
+        SaliencyMaps(**options)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    return folder, run_ranks(Path(__file__).with_name("ranks_saliency_maps.py"), str(folder))
+
+
+@pytest.mark.parametrize("kind", ["dicts", "tuples"])
+def test_two_processes_choose_and_draw_what_one_does(ranks, kind, tmp_path):
+    folder, reports = ranks
+    torch.manual_seed(5)
+    look = Recording(samples=13)
+    trainer(tmp_path, look).validate(Foreign(), Data(dicts=kind == "dicts"), verbose=False)
+    for report in (found[kind] for found in reports):
+        assert report["ids"] == look.panel.ids
+        assert report["images"] == look.panel.images.tolist()
+        torch.testing.assert_close(torch.tensor(report["grad_cam"]), look.maps["grad_cam"])
+        torch.testing.assert_close(torch.tensor(report["input_gradient"]), look.maps["input_gradient"])
+    pictures = list((folder / kind).rglob("*.png"))
+    assert len(pictures) == 1
+    mine = next(tmp_path.rglob("*.png"))
+    assert np.array_equal(np.asarray(Image.open(pictures[0])), np.asarray(Image.open(mine)))
+
+
+def test_training_in_two_processes_is_bit_identical_with_and_without_it(ranks):
+    for report in ranks[1]:
+        assert report["losses"][0] == report["losses"][1]
+        assert len(report["losses"][0]) == 8
