@@ -35,7 +35,7 @@ class BinaryCrossEntropy(BaseLoss):
     """One-versus-rest sigmoid cross-entropy, summed over the classes.
 
     Args:
-        smoothing: the targets are `1 - smoothing` and `smoothing / K` instead of 1 and 0.
+        smoothing: s in [0, 1); the targets are 1 - s + s/K and s/K instead of 1 and 0, as in CrossEntropy.
     """
 
     def __init__(self, smoothing: float = 0.0):
@@ -46,9 +46,9 @@ class BinaryCrossEntropy(BaseLoss):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         # -log(1 - σ(z)) = softplus(z) for every class, and -t·z for a target t: no (B, K) one-hot is built
-        on, off = 1 - self.smoothing, self.smoothing / logits.shape[1]
+        off = self.smoothing / logits.shape[1]
         hit = logits.gather(1, target[:, None]).squeeze(1)
-        loss = F.softplus(logits).sum(1) - (on - off) * hit
+        loss = F.softplus(logits).sum(1) - (1 - self.smoothing) * hit
         return loss - off * logits.sum(1) if off else loss
 
 

@@ -9,7 +9,45 @@ from ...errors import RectifyError
 from ..base_losses import BaseLoss
 from ._draws import Per, check_alpha, check_per, dirichlet, permutation
 from .mixing import Mixing
-from .plan import MixPlan
+from .plan import MixedTarget, MixPlan
+
+
+def _check_points(owner: str, d: int) -> int:
+    if d < 2:
+        raise RectifyError(f"{owner}: d is {d}; a mixture needs at least 2 points.")
+    return d
+
+
+def _draw(image: Tensor, d: int, alpha: float, per: Per, generator: torch.Generator | None) -> MixPlan:
+    n, device = len(image), image.device
+    weights = dirichlet(torch.full((d,), alpha, device=device), n, per, generator)
+    partners = [torch.arange(n, device=device)]
+    partners += [permutation(n, generator, device) for _ in range(d - 1)]
+    return MixPlan(torch.stack(partners, 1), weights, weights)
+
+
+@torch.no_grad()
+def dirichlet_mixup(
+    image: Tensor,
+    label: Tensor,
+    d: int = 2,
+    alpha: float = 1.0,
+    per: Per = "sample",
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, MixedTarget]:
+    """Mix d samples of a batch (B, ...) with labels (B,); `target.loss(model(mixed))` is the loss.
+
+    Args:
+        d, alpha, per: see DirichletMixup.
+        generator: on the images' device; torch's global one by default.
+
+    Raises:
+        RectifyError: d is below 2, alpha not above 0, or per unknown.
+    """
+    check_alpha("dirichlet_mixup", alpha)
+    per = check_per("dirichlet_mixup", per)
+    plan = _draw(image, _check_points("dirichlet_mixup", d), alpha, per, generator)
+    return plan.apply(image), plan.target(label)
 
 
 class DirichletMixup(Mixing):
@@ -32,21 +70,15 @@ class DirichletMixup(Mixing):
         base: BaseLoss | None = None,
     ):
         super().__init__(stop, base)
-        if d < 2:
-            raise RectifyError(f"DirichletMixup: d is {d}; a mixture needs at least 2 points.")
         if d > 2:
             warnings.warn(
                 f"DirichletMixup: d is {d}; more than 2 points tend to make the network under-confident: watch the "
                 "signed gap between confidence and accuracy.",
                 stacklevel=2,
             )
-        self.d = d
+        self.d = _check_points("DirichletMixup", d)
         self.alpha = check_alpha("DirichletMixup", alpha)
         self.per = check_per("DirichletMixup", per)
 
     def draw(self, image: Tensor, generator: torch.Generator | None) -> MixPlan:
-        n, device = len(image), image.device
-        weights = dirichlet(torch.full((self.d,), self.alpha, device=device), n, self.per, generator)
-        partners = [torch.arange(n, device=device)]
-        partners += [permutation(n, generator, device) for _ in range(self.d - 1)]
-        return MixPlan(torch.stack(partners, 1), weights, weights)
+        return _draw(image, self.d, self.alpha, self.per, generator)

@@ -9,7 +9,51 @@ from ._draws import Per, beta, check_alpha, check_per, permutation
 from .fields import Spectrum, check_spectrum
 from .fmix_masks import fmix_masks
 from .mixing import Mixing
-from .plan import MixPlan, mask_plan
+from .plan import MixedTarget, MixPlan, mask_plan
+
+
+def _draw(
+    image: Tensor,
+    alpha: float,
+    decay: float,
+    max_soft: float,
+    reformulate: bool,
+    spectrum: Spectrum,
+    per: Per,
+    generator: torch.Generator | None,
+) -> MixPlan:
+    n, device = len(image), image.device
+    lam = beta(alpha + reformulate, alpha, n, per, generator, device)
+    if per == "batch":
+        lam = lam[:1]
+    mask = fmix_masks(image.shape[2:], lam, decay, max_soft, spectrum, generator)
+    return mask_plan(mask.expand(n, *mask.shape[1:]), permutation(n, generator, device), reformulate)
+
+
+@torch.no_grad()
+def fmix(
+    image: Tensor,
+    label: Tensor,
+    alpha: float = 1.0,
+    decay: float = 3.0,
+    max_soft: float = 0.0,
+    spectrum: Spectrum = "isotropic",
+    per: Per = "sample",
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, MixedTarget]:
+    """Mix a batch (B, C, *spatial) through masks; `target.loss(model(mixed))` is the loss.
+
+    Args:
+        label: (B,) int64.
+        alpha, decay, max_soft, spectrum, per: see FMix.
+        generator: on the images' device; torch's global one by default.
+
+    Raises:
+        RectifyError: an argument is outside its range, or the images have no spatial axis.
+    """
+    check_alpha("fmix", alpha)
+    plan = _draw(image, alpha, decay, max_soft, False, spectrum, check_per("fmix", per), generator)
+    return plan.apply(image), plan.target(label)
 
 
 class FMix(Mixing):
@@ -46,9 +90,4 @@ class FMix(Mixing):
         self.decay, self.max_soft, self.reformulate, self.spectrum = decay, max_soft, reformulate, spectrum
 
     def draw(self, image: Tensor, generator: torch.Generator | None) -> MixPlan:
-        n, device = len(image), image.device
-        lam = beta(self.alpha + self.reformulate, self.alpha, n, self.per, generator, device)
-        if self.per == "batch":
-            lam = lam[:1]
-        mask = fmix_masks(image.shape[2:], lam, self.decay, self.max_soft, self.spectrum, generator)
-        return mask_plan(mask.expand(n, *mask.shape[1:]), permutation(n, generator, device), self.reformulate)
+        return _draw(image, self.alpha, self.decay, self.max_soft, self.reformulate, self.spectrum, self.per, generator)

@@ -9,10 +9,18 @@ from torch import Tensor
 from ...errors import RectifyError
 from ._draws import Per, beta
 
-LabelRule = Literal["same", "independent"] | float | Callable[[Tensor], Tensor]
+
+class LabelFunction:
+    """A function from the images' λ (B,) to the labels' λ (B,), by class so that a config can name it."""
+
+    def __call__(self, lam: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
-class PowerLabel:
+LabelRule = Literal["same", "independent"] | float | LabelFunction | Callable[[Tensor], Tensor]
+
+
+class PowerLabel(LabelFunction):
     """The label function g(λ) = max(λ, 1-λ)^power for the heavier image: above 1 softer labels, below 1 harder ones.
 
     Args:

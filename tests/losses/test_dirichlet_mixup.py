@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lightning_rectify.errors import RectifyError
-from lightning_rectify.losses import DirichletMixup
+from lightning_rectify.losses import DirichletMixup, dirichlet_mixup
 from scipy import stats
 
 pytestmark = pytest.mark.filterwarnings("ignore:DirichletMixup")
@@ -45,3 +45,13 @@ def test_bad_arguments_name_themselves(arguments):
 def test_more_than_two_points_warn():
     with pytest.warns(UserWarning, match="under-confident"):
         DirichletMixup(3)
+
+
+def test_functional_twin():
+    image, label = torch.rand(8, 3, 6, 6), torch.arange(8)
+    mixed, target = dirichlet_mixup(image, label, 3, 0.7, generator=torch.Generator().manual_seed(2))
+    plan = DirichletMixup(3, 0.7).draw(image, torch.Generator().manual_seed(2))
+    assert torch.equal(mixed, plan.apply(image))
+    assert torch.equal(target.labels, plan.partners)
+    with pytest.raises(RectifyError, match="d is 1"):
+        dirichlet_mixup(image, label, 1)

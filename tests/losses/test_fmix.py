@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_rectify.errors import RectifyError
-from lightning_rectify.losses import FMix, fmix_masks, random_fields, upper_cut
+from lightning_rectify.losses import FMix, fmix, fmix_masks, random_fields, upper_cut
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -141,6 +141,14 @@ def test_reformulated_loss_is_the_same_in_expectation():
     (one, error_one), (two, error_two) = means
     assert abs(one - two) < 4 * (error_one**2 + error_two**2) ** 0.5
     assert FMix(reformulate=True).draw(image, generator()).label_weights.shape == (8, 1)
+
+
+def test_functional_twin():
+    image, label = torch.rand(8, 3, 6, 6), torch.arange(8)
+    mixed, target = fmix(image, label, 0.7, decay=2.0, max_soft=0.1, generator=generator(2))
+    plan = FMix(0.7, decay=2.0, max_soft=0.1).draw(image, generator(2))
+    assert torch.equal(mixed, plan.apply(image))
+    assert torch.equal(target.weights, plan.label_weights)
 
 
 @pytest.mark.parametrize(
