@@ -1,6 +1,7 @@
 """What a crash means and what to change: one sentence for failures whose own message says neither."""
 
 import errno
+import traceback
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -23,9 +24,9 @@ def explain_failure(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _FULL:
         where = error.filename or "a file of the run"
         return f"The disk is full or its quota is used up ({where}): free space, or choose another folder."
-    if not isinstance(error, RuntimeError | MemoryError | OSError):
+    if not isinstance(error, RuntimeError | MemoryError | OSError | EOFError):
         return None
-    if _says(text, _WORKER):
+    if _says(text, _WORKER) or _met_in_multiprocessing(error):
         return (
             "A loader worker died, often because memory ran out: lower data.workers or data.batch_size, and in a "
             "container look at the size of /dev/shm."
@@ -35,6 +36,8 @@ def explain_failure(error: BaseException) -> str | None:
             "Out of memory: halve data.batch_size and double trainer.accumulate_grad_batches, set "
             "trainer.precision=bf16-mixed, or shard the model (configs/trainer/fsdp2.yaml, zero2.yaml)."
         )
+    if isinstance(error, OSError | EOFError):
+        return None
     if isinstance(error, DistBackendError | DistNetworkError | DistStoreError) or _says(text, _PEER + _WAITING):
         happened = "does not answer" if _says(text, _WAITING) else "died"
         return (
@@ -51,6 +54,14 @@ class ExplainFailure(Callback):
         explained = explain_failure(exception)
         if explained:
             exception.add_note(f"{explained} (step {trainer.global_step}, rank {trainer.global_rank})")
+
+
+def _met_in_multiprocessing(error: BaseException) -> bool:
+    """Whether a pipe to another process broke: a worker that died while it handed over a batch."""
+    if not isinstance(error, ConnectionError | EOFError):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return any("multiprocessing" in frame.filename for frame in frames)
 
 
 def _says(text: str, phrases: tuple[str, ...]) -> bool:
