@@ -20,8 +20,10 @@ from lightning_rectify.losses import (
     MixPlan,
     Mixup,
 )
+from lightning_rectify.losses.mixing import fields
 from processes import run_ranks
 from pytorch_lightning import Trainer
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils.data import DataLoader
 
 BUILD = {
@@ -245,3 +247,21 @@ def test_ranks_draw_differently_but_alternate_together(ranks):
 def test_unknown_layer_is_named_at_setup():
     with pytest.raises(RectifyError, match=r"layer9.*Did you mean layer"):
         ManifoldMixup(["input", "layer9"]).setup(network())
+
+
+@every_objective
+def test_nothing_of_a_plan_is_read_by_the_host(build):
+    # tensors without data: whatever asks for a value (item, bool, a data-dependent shape) raises
+    objective = build()
+    objective.draw(torch.rand(8, 1, 16, 16), None)  # the number of waves is a host constant of shape and decay
+    fields._basis.cache_clear()
+    with FakeTensorMode():
+        image, label = torch.rand(8, 1, 16, 16), torch.zeros(8, dtype=torch.int64)
+        plan = objective.draw(image, None)
+        target = plan.target(label)
+        loss = target.loss(plan.apply(image).flatten(1)[:, :4])
+        assert loss.shape == ()
+        assert target.heavier().shape == (8,)
+        with pytest.raises(DataDependentOutputException):
+            loss.item()  # the net has no holes
+    fields._basis.cache_clear()
