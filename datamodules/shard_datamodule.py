@@ -221,7 +221,7 @@ class ShardDataModule(pl.LightningDataModule):
     def _reload_next_epoch(self) -> None:
         # Lightning takes the length of an epoch once; one resumed on another world size has a length of its own
         if self.trainer is not None:
-            self.trainer.reload_dataloaders_every_n_epochs = 1
+            self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
 
     # batches
 
