@@ -66,7 +66,7 @@ def _show(logger: Any, key: str, pixels: np.ndarray, step: int) -> None:
 
         logger.log_image(key=key, images=[Image.fromarray(pixels)], step=step)
         return
-    experiment = getattr(logger, "experiment", None)
+    experiment: Any = getattr(logger, "experiment", None)
     if hasattr(experiment, "add_image"):  # TensorBoard
         experiment.add_image(key, pixels, step, dataformats="HWC")
     elif hasattr(experiment, "log_image") and hasattr(logger, "run_id"):  # MLflow

@@ -86,7 +86,7 @@ class ReliabilityDiagram(SumMetric):
         bins: equal-width bins of the largest probability, the last one closed on the right.
     """
 
-    higher_is_better = None
+    higher_is_better: bool | None = None
     count: Tensor
     hits: Tensor
     confidence: Tensor

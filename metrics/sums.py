@@ -1,9 +1,9 @@
 """Metrics whose state is sums: exact to add up over batches and ranks in any order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 
@@ -27,7 +27,7 @@ class SumMetric(Metric):
         """Declare a state `self.<name>` of zeros; int64 for counts."""
         self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: tuple[str, ...] = ()) -> "SumMetric":
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
         def move(value: Tensor) -> Tensor:
             device = fn(value.new_empty(0)).device
             return value.to(device, sum_type(device)) if value.is_floating_point() else value.to(device)
