@@ -61,8 +61,8 @@ def gather_rows(value: Tensor) -> list[Tensor]:
 def gather_with_gradient(value: Tensor) -> Tensor:
     """Concatenate equal-sized (n, ...) tensors of all ranks to (W·n, ...); the gradient flows back to each rank.
 
-    The backward sums the gradients of all ranks, so a loss over the gathered rows, averaged by DDP, needs no further
-    factor when every rank computes its own share, and a factor W when every rank computes the whole.
+    The backward sums the gradients of all ranks. With DDP's average a loss that every rank computes whole therefore has
+    the gradient of one process; a loss of which each rank computes its own share must be multiplied by W.
     """
     if not is_distributed():
         return value

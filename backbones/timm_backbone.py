@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -39,16 +39,17 @@ class TimmBackbone(Backbone):
 
         if not timm.is_model(name):
             raise RectifyError(f"timm has no model {name!r}.{did_you_mean(name, timm.list_models())}")
-        overlay = {}
+        overlay: dict[str, Any] = {}
         if weights is not None:
             if not weights.is_file():
                 raise RectifyError(f"weights: {weights} is no file; give a local file of pretrained weights.")
             overlay = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
         self.classes = classes
-        self.model = timm.create_model(name, num_classes=classes, in_chans=channels, **overlay, **(options or {}))
+        model: Any = timm.create_model(name, num_classes=classes, in_chans=channels, **overlay, **(options or {}))
         if stem == "cifar":
-            _use_cifar_stem(self.model, name, channels)
-        config = self.model.pretrained_cfg
+            _use_cifar_stem(model, name, channels)
+        self.model = model
+        config = model.pretrained_cfg
         own = (config["mean"], config["std"]) if channels == len(config["mean"]) else ((0.5,), (0.5,))
         self.normalize = Normalize(mean or own[0], std or own[1])
 

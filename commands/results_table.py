@@ -25,6 +25,8 @@ def print_results(results: dict[str, float], checkpoint: str | Path | None) -> N
     table.add_column("value", justify="right")
     for name in [*filter(named.__contains__, TITLES), *sorted(named.keys() - TITLES.keys())]:
         value = named[name]
-        text = f"{value:.2%}" if name.endswith("accuracy") else f"{value:+.4f}" if name == "signed_gap" else f"{value:.4f}"
+        text = (
+            f"{value:.2%}" if name.endswith("accuracy") else f"{value:+.4f}" if name == "signed_gap" else f"{value:.4f}"
+        )
         table.add_row(TITLES.get(name, name), text)
     Console().print(table)

@@ -30,6 +30,7 @@ def choose_run_folder(runs: Path, name: str, resume: str | None) -> Path:
     """
     if inherited := os.environ.get(FOLDER_VARIABLE):
         return Path(inherited)
+    runs = runs.resolve()  # a checkpoint callback that resumes compares its folder as text
     launch = _launch_key()
     note = runs / f".launch-{launch}"
     if launch and _launch_rank() != 0:

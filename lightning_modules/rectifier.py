@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from ..backbones.backbone import Backbone, check_backbone
@@ -13,6 +14,8 @@ from ..collectives import rank
 from ..errors import RectifyError
 from ..losses.objective import Context, Objective, Step
 from ..randomness import global_seed
+from ..strategies.fsdp2 import shard
+from ..strategies.guard import check
 from .schedules import Schedule
 from .term_means import TermMeans
 
@@ -61,6 +64,15 @@ class Rectifier(LightningModule):
         self.objective.setup(self.backbone)
         if self._compile:
             self.backbone.compile()
+        check(self.trainer, self)
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and self.device_mesh is not None:
+            shard(self.backbone, self.device_mesh)
+            shard(self.objective, self.device_mesh)
+
+    def on_fit_start(self) -> None:
+        check(self.trainer, self)  # again, because some rules are about the optimizer
 
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -73,10 +85,10 @@ class Rectifier(LightningModule):
         if self._schedule is None:
             return optimizer
         if isinstance(self._schedule, Schedule):
-            scheduler = self._schedule.build(optimizer, self.trainer.estimated_stepping_batches)
-            return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+            stepped = self._schedule.build(optimizer, self.trainer.estimated_stepping_batches)
+            return [optimizer], [{"scheduler": stepped, "interval": "step"}]
         scheduler = self._schedule(optimizer)
-        entry = {"scheduler": scheduler, "interval": "epoch"}
+        entry: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
         if isinstance(scheduler, ReduceLROnPlateau):
             entry["monitor"] = scheduler.monitor
         return [optimizer], [entry]
@@ -114,7 +126,7 @@ class Rectifier(LightningModule):
         samples = _batch_size(batch)
         self._recent.update(terms, samples, step.loss.device)
         self._epoch.update(terms, samples, step.loss.device)
-        if (batch_idx + 1) % max(1, self.trainer.log_every_n_steps) == 0:
+        if (batch_idx + 1) % max(1, self.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
             # every rank reaches this at the same batch, so the one collective inside is safe
             recent = {f"train/{name}_step": value for name, value in self._recent.compute().items()}
             self.log_dict(recent, on_step=True, on_epoch=False, prog_bar=True)

@@ -85,7 +85,9 @@ class Steps(Schedule):
     def __init__(self, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1, warmup: float = 0.0):
         super().__init__(warmup)
         if any(not 0 < share < 1 for share in milestones) or list(milestones) != sorted(milestones):
-            raise RectifyError(f"schedule: milestones are {list(milestones)}; give rising shares of training in (0, 1).")
+            raise RectifyError(
+                f"schedule: milestones are {list(milestones)}; give rising shares of training in (0, 1)."
+            )
         # factor() sees the share after warm-up, milestones are shares of the whole
         self.milestones = [(share - warmup) / (1 - warmup) for share in milestones]
         self.gamma = gamma

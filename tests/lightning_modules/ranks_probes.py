@@ -44,7 +44,9 @@ class Batches:
 
     def __init__(self, rank, world, paired):
         digits = load_digits()
-        image = torch.tensor(digits.images / 16, dtype=torch.float64)[:, None]  # so that a difference is a mistake and not the noise of a kink
+        image = torch.tensor(digits.images / 16, dtype=torch.float64)[
+            :, None
+        ]  # so that a difference is a mistake and not the noise of a kink
         label = torch.tensor(digits.target)
         rows = torch.arange(STEPS * BATCH).view(STEPS, BATCH)[:, rank::world]
         self.batches = [{"image": image[r], "label": label[r], "index": r} for r in rows]
