@@ -24,8 +24,10 @@ class AtomicCheckpoint(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         _refuse_url(path)
-        for torn in Path(path).parent.glob(f".{Path(path).name}.*"):  # what a kill left behind; one rank writes a file
-            torn.unlink(missing_ok=True)
+        path = Path(path)
+        for other in path.parent.iterdir() if path.parent.is_dir() else ():
+            if other.name.startswith(f".{path.name}."):  # what a kill left behind, as one rank alone writes a file
+                other.unlink(missing_ok=True)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             try:
                 torch.save(checkpoint, file)

@@ -130,6 +130,18 @@ class DeepSpeed(DeepSpeedStrategy):
             self.config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
         super()._format_config()
 
+    def _initialize_deepspeed_train(self, model: nn.Module) -> None:
+        super()._initialize_deepspeed_train(model)
+        if self.zero_stage_3:
+            import deepspeed
+
+            # An objective's own parameters are used between its forward and the backward, but what it returns is no
+            # tensor that DeepSpeed could hang a hook on: the whole module, which returns the loss, answers for them.
+            objective = getattr(self.lightning_module, "objective", None)
+            for parameter in objective.parameters() if isinstance(objective, nn.Module) else ():
+                if parameter.requires_grad:
+                    deepspeed.zero.register_external_parameter(self.lightning_module, parameter)
+
     def _init_optimizers(self) -> Any:
         optimizer, scheduler = super()._init_optimizers()
         if isinstance(optimizer, torch.optim.LBFGS):

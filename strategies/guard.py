@@ -83,12 +83,21 @@ def _masked_matrix(setting: Setting) -> Any:
     )
 
 
-def _writes_after_step(setting: Setting) -> str:
-    return ", ".join(
-        type(part).__name__
+def _acting_after_step(setting: Setting) -> list[Objective]:
+    """The objective, if it does something after each step."""
+    return [
+        part
         for part in setting.parts
-        if isinstance(part, Objective) and part.writes_weights and type(part).after_step is not Objective.after_step
-    )
+        if isinstance(part, Objective) and type(part).after_step is not Objective.after_step
+    ]
+
+
+def _writes_after_step(setting: Setting) -> str:
+    return ", ".join(type(part).__name__ for part in _acting_after_step(setting) if part.writes_weights)
+
+
+def _moves_copies(setting: Setting) -> str:
+    return ", ".join(type(part).__name__ for part in _acting_after_step(setting) if part.frozen_copies)
 
 
 def _overrides(setting: Setting) -> str:
@@ -112,6 +121,11 @@ RULES = (
         "writes_after_step",
         "{found} moves weights after the optimizer step, which {kind} overwrites with its master weights; use ddp.",
         lambda s: s.kind in DEEPSPEED and _writes_after_step(s),
+    ),
+    Rule(
+        "moving_copies",
+        "{found} moves a copy of the backbone after each step, of which {kind} holds a part; use ddp, fsdp2 or zero2.",
+        lambda s: s.kind == "zero3" and _moves_copies(s),
     ),
     Rule(
         "averaged_weights",
@@ -166,7 +180,7 @@ RULES = (
     ),
     Rule(
         "fsdp1",
-        "FSDPStrategy is superseded and cannot clip gradients by norm; use strategy FSDP2 (configs/trainer/fsdp2.yaml).",
+        "FSDPStrategy cannot clip gradients by norm; use strategy FSDP2 (configs/trainer/fsdp2.yaml).",
         lambda s: s.kind == "fsdp1",
     ),
     Rule(

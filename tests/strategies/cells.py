@@ -1,0 +1,141 @@
+"""The cells of the objective x strategy table: what is trained, on what, and the one-process replay of two ranks."""
+
+import threading
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import yaml
+from jsonargparse import ArgumentParser
+from lightning_rectify.backbones import ResNet
+from lightning_rectify.losses import EmpiricalRisk
+from lightning_rectify.losses.objective import Context, Objective
+from lightning_rectify.names import import_rooms
+from probes import PROBES
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "objective"
+STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+STEPS, BATCH, WORLD, LR = 5, 4, 2, 0.05
+CLIP = 0.5
+SETTINGS = tuple((accumulate, clip) for accumulate in (1, 2) for clip in (None, CLIP))
+VARIED = ("baseline", "AttackedTeacher", "fmix")  # these also run with accumulation and clipping
+
+
+def objective_names():
+    return ["baseline", *PROBES, *sorted(path.stem for path in CONFIGS.glob("*.yaml"))]
+
+
+def make_objective(name):
+    """Instantiate the objective of a YAML, freshly: state is not shared between cells."""
+    import_rooms()
+    if name == "baseline":
+        return EmpiricalRisk()
+    if name in PROBES:
+        return PROBES[name]()
+    entry = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["objective"]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Objective, "objective", required=True)
+    return parser.instantiate_classes(parser.parse_object({"objective": entry})).objective
+
+
+def make_backbone(norm="group"):
+    torch.manual_seed(0)
+    return ResNet(classes=4, channels=3, depth=8, width=8, norm=norm)
+
+
+def make_batch(objective, rank, step):
+    """A batch of learnable noise, in the form the objective asks for; equal for equal (rank, step)."""
+    generator = torch.Generator().manual_seed(1000 * rank + step)
+
+    def part():
+        label = torch.randint(4, (BATCH,), generator=generator)
+        shape = (BATCH, 3, 8, 8) if objective.views == 1 else (BATCH, objective.views, 3, 8, 8)
+        image = torch.rand(shape, generator=generator)
+        index = torch.arange(BATCH) + BATCH * (rank + WORLD * step)
+        return {"image": image, "label": label, "index": index}
+
+    return {"forget": part(), "retain": part()} if objective.needs_retain else part()
+
+
+def cell_names():
+    """(objective, accumulate, clip) of every cell."""
+    cells = [(name, 1, None) for name in objective_names()]
+    varied = [name for name in VARIED if name in objective_names()]
+    return cells + [(name, *setting) for name in varied for setting in SETTINGS[1:]]
+
+
+def replay(name, accumulate=1, clip=None, norm="group"):
+    """Train as two ranks would, in one process, without DDP, Lightning or a real process group: two threads.
+
+    The collectives inside an objective meet in a threaded process group; gradients are summed here, by hand.
+    """
+    from torch._C import _distributed_c10d
+    from torch.testing._internal.distributed.multi_threaded_pg import _install_threaded_pg, _uninstall_threaded_pg
+
+    nets = []
+    for _ in range(WORLD):  # built here: the global seed is not per thread
+        backbone, objective = make_backbone(norm), make_objective(name)
+        objective.setup(backbone)
+        nets.append((backbone.train(), objective.train()))
+    results, errors, store = [None] * WORLD, [], dist.HashStore()
+
+    def run(rank):
+        try:
+            dist.init_process_group("threaded", rank=rank, world_size=WORLD, store=store)
+            results[rank] = _replay_rank(rank, accumulate, clip, *nets[rank])
+            dist.destroy_process_group()
+        except BaseException as error:  # raised in the main thread
+            errors.append(error)
+
+    world = _install_threaded_pg()
+    _distributed_c10d._set_thread_isolation_mode(True)
+    try:
+        threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(WORLD)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+            if errors or thread.is_alive():
+                raise errors[0] if errors else TimeoutError(f"the replay of {name} hangs")
+    finally:
+        _distributed_c10d._set_thread_isolation_mode(False)
+        _uninstall_threaded_pg()
+        del world
+    return results
+
+
+def _replay_rank(rank, accumulate, clip, backbone, objective):
+    weights = [p for p in (*backbone.parameters(), *objective.parameters()) if p.requires_grad]
+    losses = []
+    for step in range(STEPS):
+        for part in range(accumulate):
+            batch_idx = step * accumulate + part
+            context = Context(step, step / STEPS, (0, rank, 0, batch_idx))
+            out = objective(backbone, make_batch(objective, rank, batch_idx), context)
+            losses.append(out.loss.detach().item())
+            (out.loss / accumulate).backward()
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in weights]
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        flat /= WORLD
+        if clip is not None:
+            flat *= (clip / (flat.norm() + 1e-6)).clamp(max=1)
+        with torch.no_grad():
+            for p, g in zip(weights, flat.split([p.numel() for p in weights]), strict=True):
+                p -= LR * g.view_as(p)
+                p.grad = None
+        objective.after_step(backbone)
+    return losses
+
+
+class Batches(torch.utils.data.Dataset):
+    """Ready-made batches of one rank, for a loader without batching."""
+
+    def __init__(self, objective, rank, length):
+        self.batches = [make_batch(objective, rank, step) for step in range(length)]
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
