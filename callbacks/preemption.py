@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from ..collectives import any_rank, broadcast_object
 from ..errors import RectifyError
+from ..files import atomic_path
 
 IRRELEVANT = frozenset(
     {
@@ -36,8 +37,6 @@ IRRELEVANT = frozenset(
     }
 )
 """Keys of a config that do not change what is trained: a resume may set them differently."""
-
-_FOLDER_NOTE = "fingerprint.json"  # in checkpoints that are folders, whose content only their strategy can read
 
 
 class Preempted(SystemExit):
@@ -148,9 +147,10 @@ class Preemption(Callback):
         part = folder / f".{path.name}.part"
         trainer.save_checkpoint(part)
         if trainer.is_global_zero:
-            if part.is_dir():
+            if part.is_dir():  # only its strategy can read it, and its files are sealed: the note stands beside it
                 note = {"fingerprint": self.fingerprint, "global_step": trainer.global_step}
-                (part / _FOLDER_NOTE).write_text(json.dumps(note))
+                with atomic_path(path.with_suffix(".json")) as file:
+                    file.write_text(json.dumps(note))
             part.rename(path)
             _delete_but(path, folder)
         trainer.strategy.barrier("Preemption.save")
@@ -190,7 +190,7 @@ def _read_note(path: Path) -> dict[str, Any] | None:
     """Fingerprint and step of a checkpoint; None if it has none or cannot be read."""
     try:
         if path.is_dir():
-            return json.loads((path / _FOLDER_NOTE).read_text())
+            return json.loads(path.with_suffix(".json").read_text())
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         state = checkpoint["callbacks"][Preemption.__qualname__]
         return {"fingerprint": state["fingerprint"], "global_step": checkpoint["global_step"]}
@@ -231,3 +231,4 @@ def _delete_but(kept: Path | None, folder: Path) -> None:
     for old in folder.glob("preempt-*.ckpt"):
         if old != kept:
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+            old.with_suffix(".json").unlink(missing_ok=True)

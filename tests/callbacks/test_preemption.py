@@ -1,6 +1,7 @@
 import os
 import signal
 import stat
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -186,6 +187,31 @@ def test_the_newest_checkpoint_wins_and_others_are_passed_over(tmp_path):
     trainer.fit(net)
     assert find_resume(tmp_path, "a").name == "last.ckpt"
     assert find_resume(tmp_path, "b") is None, "a last.ckpt of another configuration is not this run's"
+
+
+class Folders(pl.plugins.io.TorchCheckpointIO):
+    """Checkpoints are folders, as DeepSpeed writes them."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        Path(path).mkdir(parents=True)
+        torch.save(checkpoint, Path(path) / "all.pt")
+
+    def load_checkpoint(self, path, map_location=None, weights_only=None):
+        return torch.load(Path(path) / "all.pt", weights_only=True)
+
+
+def test_a_checkpoint_that_is_a_folder_is_not_touched(tmp_path):
+    whole = fit(Net(), tmp_path / "whole", Preemption())
+    folder = tmp_path / "cut"
+    with pytest.raises(Preempted):
+        fit(Net((1, 3)), folder, Preemption(fingerprint="a"), plugins=[Folders()])
+    resume = find_resume(folder, "a")
+    assert [path.name for path in resume.iterdir()] == ["all.pt"], "a sealed folder takes no other file"
+    with pytest.raises(RectifyError, match="was saved by another configuration"):
+        find_resume(folder, "b")
+    second = fit(Net(), folder, Preemption(), resume, plugins=[Folders()])
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+    assert not list(folder.iterdir())
 
 
 def test_fingerprint_ignores_what_does_not_change_the_training():

@@ -26,10 +26,13 @@ def cluster():
 
 def submit(cluster, folder, *options):
     """Submit the training script from `folder`; the nodes' names mean nothing to the resolver here."""
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    return cluster.submit(
-        *NODES, *options, f"--chdir={folder}", str(SBATCH), RECTIFY=f"{sys.executable} {SCRIPT}", **place
-    )
+    env = {
+        "RECTIFY": f"{sys.executable} {SCRIPT}",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": "1",
+    }
+    return cluster.submit(*NODES, *options, f"--chdir={folder}", str(SBATCH), **env)
 
 
 def test_two_nodes_run(cluster):
@@ -60,6 +63,20 @@ def test_a_preempted_job_ends_with_the_weights_of_an_undisturbed_one(cluster, tm
     assert weights[0]["global_step"] == weights[1]["global_step"] == 60
     for name, value in weights[1]["state_dict"].items():
         assert torch.equal(weights[0]["state_dict"][name], value), name
+
+
+def test_an_array_is_a_study_over_seeds(cluster, tmp_path):
+    options = (*NODES, "--array=3-4", "--output=%a.out", f"--chdir={tmp_path}")
+    job = cluster.submit(*options, str(SBATCH), "-c", "quickstart", RECTIFY="echo ran")
+    for seed in (3, 4):
+        cluster.wait(f"{job}_{seed}", {"COMPLETED", "FAILED"}, 60)
+        first, *ranks = (tmp_path / f"{seed}.out").read_text().splitlines()
+        assert first.endswith("start 1, 2 nodes, rank 0 on n1"), "the first host of the node list"
+        assert len(ranks) == 2
+        assert set(ranks) == {
+            f"ran fit -c quickstart -c callbacks/preemption --name slurm-{job}-seed{seed} "
+            f"--seed_everything {seed} --trainer.num_nodes 2 --trainer.devices 1"
+        }
 
 
 def test_a_wrong_number_of_tasks_fails_at_once(cluster, tmp_path):
