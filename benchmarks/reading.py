@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning_rectify.backbones import ResNet
-from lightning_rectify.datamodules import ShardDataModule, build_shards
 from measure import interleaved, keep_freed_memory, write_result
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import PILToTensor
+
+from lightning_rectify.backbones import ResNet
+from lightning_rectify.datamodules import ShardDataModule, build_shards
 
 BATCH = 128
 

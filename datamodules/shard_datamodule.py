@@ -139,6 +139,11 @@ class ShardDataModule(pl.LightningDataModule):
     def class_names(self) -> list[str]:
         return list(map(str, range(self.classes))) if self.streamed else self._known().class_names
 
+    @property
+    def manifest_path(self) -> Path | None:
+        """The manifest's file, for the record of a run; None for streams and before `setup`."""
+        return None if self.manifest is None else self.manifest.folder / "manifest.json"
+
     def _known(self) -> Manifest:
         if self.manifest is None:
             raise RectifyError("The data are not set up yet; call prepare_data() and setup() first.")

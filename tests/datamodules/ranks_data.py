@@ -2,8 +2,9 @@
 
 import pytorch_lightning as pl
 import torch
-from lightning_rectify.datamodules import PadCrop, SampleStore, ShardDataModule
 from processes import report, start
+
+from lightning_rectify.datamodules import PadCrop, SampleStore, ShardDataModule
 
 rank, world = start()
 

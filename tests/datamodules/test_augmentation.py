@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
 from lightning_rectify.datamodules import (
     Cutout,
     Flip,
@@ -13,8 +16,6 @@ from lightning_rectify.datamodules import (
 )
 from lightning_rectify.datamodules.rand_augment import OPERATIONS
 from lightning_rectify.errors import RectifyError
-from torch.nn import functional as F
-from torchvision.transforms import v2
 
 KEYS = torch.from_numpy(view_keys(np.arange(400), 0, 0, 0))
 

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+
 from lightning_rectify.datamodules import ShardDataModule, build_shards, read_manifest, verify_shards
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.files import sha256

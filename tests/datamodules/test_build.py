@@ -7,9 +7,10 @@ import tarfile
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lightning_rectify.datamodules import ShardReader, build_shards, read_manifest, verify_shards
 from lightning_rectify.errors import RectifyError
-from PIL import Image
 
 
 def small_npz(path, train=60, test=20, size=6, channels=3, **more):

@@ -3,14 +3,15 @@
 import json
 from pathlib import Path
 
-import lightning_rectify
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 from jsonargparse import set_parsing_settings
+from pytorch_lightning.cli import LightningCLI
+
+import lightning_rectify
 from lightning_rectify.backbones import Backbone, ResNet
 from lightning_rectify.datamodules import Flip, PadCrop, ShardDataModule
-from pytorch_lightning.cli import LightningCLI
 
 CONFIGS = Path(lightning_rectify.__file__).parent / "configs" / "data"
 

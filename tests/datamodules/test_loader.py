@@ -3,6 +3,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+
 from lightning_rectify.datamodules import BadSamples, EvaluationLoader, ShardDataModule, TrainingLoader
 from lightning_rectify.errors import RectifyError
 

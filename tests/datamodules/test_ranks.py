@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning_rectify.datamodules import SampleStore, ShardDataModule
 from processes import run_ranks
+
+from lightning_rectify.datamodules import SampleStore, ShardDataModule
 
 
 def flat(lists):

@@ -5,8 +5,9 @@ from itertools import chain
 import pytest
 import pytorch_lightning as pl
 import torch
-from lightning_rectify.datamodules import PadCrop, ShardDataModule
 from pytorch_lightning.callbacks import ModelCheckpoint
+
+from lightning_rectify.datamodules import PadCrop, ShardDataModule
 
 
 def flat(lists):
@@ -30,6 +31,11 @@ class Recorder(pl.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.fixture(autouse=True)
+def _seed_of_this_test(monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "3")  # put back afterwards, whatever seed_everything writes
 
 
 def run(folder, stop_after=None, ckpt=None, module=None, **options):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from lightning_rectify.datamodules import SampleStore
 from lightning_rectify.errors import RectifyError
 

@@ -10,10 +10,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lightning_rectify import collectives
 from lightning_rectify.datamodules import ShardDataModule
 from lightning_rectify.errors import RectifyError
-from PIL import Image
 
 
 def png(value, size=6):
@@ -202,7 +203,7 @@ def test_no_pickle_is_decoded(folder):
             with pytest.raises(
                 RectifyError, match=rf"Sample n000 keeps its image in a pickle \(\.{suffix}\).*allow_pickle"
             ):
-                list(module(folder, workers=workers).train_dataloader())
+                list(module(folder, source=str(folder / "train-000000.tar"), workers=workers).train_dataloader())
     assert not trap.exists()
     image = np.full((3, 6, 6), 9, np.uint8)
     write_tar(folder / "train-000000.tar", [("n000", {"pyd": pickle.dumps({"image": image, "label": 1})})])
