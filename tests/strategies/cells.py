@@ -7,11 +7,12 @@ import torch
 import torch.distributed as dist
 import yaml
 from jsonargparse import ArgumentParser
+from probes import PROBES
+
 from lightning_rectify.backbones import ResNet
 from lightning_rectify.losses import EmpiricalRisk
 from lightning_rectify.losses.objective import Context, Objective
 from lightning_rectify.names import import_rooms
-from probes import PROBES
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "objective"
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")

@@ -4,9 +4,10 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from lightning_rectify.collectives import sum_over_ranks, world_size
 from lightning_rectify.losses.objective import Objective, Step
-from torch import nn
 
 
 class AttackedTeacher(Objective):

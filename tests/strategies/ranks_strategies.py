@@ -12,12 +12,14 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from cells import LR, STEPS, Batches, cell_names, make_backbone, make_objective
+from processes import report, start
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.utils.data import DataLoader
+
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.lightning_modules import Classifier
 from lightning_rectify.losses import EmpiricalRisk
 from lightning_rectify.strategies import FSDP2, DeepSpeed, check, shard
-from processes import report, start
-from torch.utils.data import DataLoader
 
 warnings.filterwarnings("ignore")
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -84,6 +86,24 @@ def attempt(function, *args):
         return f"refused: {error}"
     except Exception:
         return "failed: " + traceback.format_exc()[-1500:]
+
+
+def reductions(objective_name):
+    """How many gradient buckets DDP reduces in a run."""
+    count = 0
+
+    class Count(pl.Callback):
+        def on_train_start(self, trainer, module):
+            trainer.model.register_comm_hook(None, hook)
+
+    def hook(state, bucket):
+        nonlocal count
+        count += 1
+        return allreduce_hook(torch.distributed.group.WORLD, bucket)
+
+    module = Module(make_backbone(), make_objective(objective_name), optimizer=partial(torch.optim.SGD, lr=LR))
+    trainer(callbacks=[Count()]).fit(module, loader(module.objective, STEPS))
+    return count
 
 
 def batch_norm():
@@ -184,6 +204,8 @@ for stateful in ("GlobalWeights", "FrozenTeacher"):
     saved = (None, "epoch.ckpt", "middle.ckpt")
     results["resume"][stateful] = {at or "whole": attempt(resumed, stateful, at) for at in saved}
 results["test"] = attempt(tested, "FrozenTeacher")
+if name == "ddp":
+    results["reductions"] = {case: attempt(reductions, case) for case in ("baseline", "AttackedTeacher")}
 if name.startswith("zero"):
     results["offload"] = attempt(offload)
     results["foreign"] = attempt(foreign)

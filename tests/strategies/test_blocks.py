@@ -1,6 +1,7 @@
 """Which modules FSDP2 gathers at once."""
 
 import pytest
+
 from lightning_rectify.backbones import ResNet
 from lightning_rectify.strategies import blocks
 from lightning_rectify.strategies.fsdp2 import _groups

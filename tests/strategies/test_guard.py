@@ -4,14 +4,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from cells import make_backbone
+from probes import PROBES
+from pytorch_lightning.callbacks import EMAWeightAveraging, GradientAccumulationScheduler
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.lightning_modules import Classifier
 from lightning_rectify.losses import EmpiricalRisk
 from lightning_rectify.strategies import FSDP2, DeepSpeed, check, kind
 from lightning_rectify.strategies.guard import RULES
-from probes import PROBES
-from pytorch_lightning.callbacks import EMAWeightAveraging, GradientAccumulationScheduler
-from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 SGD, ADAMW, LBFGS, MUON = (getattr(torch.optim, name) for name in ("SGD", "AdamW", "LBFGS", "Muon"))
 

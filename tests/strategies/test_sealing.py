@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.strategies.sealing import SEAL, check_seal, seal
 

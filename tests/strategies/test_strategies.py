@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from cells import CONFIGS, STRATEGIES, WORLD, cell_names, make_backbone, make_objective, replay
+from processes import run_ranks
+
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.losses.objective import Objective
 from lightning_rectify.strategies import consolidate
-from processes import run_ranks
 
 REFUSED = {  # what the guard refuses: (cell, strategy); everything else must run
     *(("GradientPenalty", strategy) for strategy in ("fsdp2", "zero3")),
@@ -101,6 +102,14 @@ def test_batch_norm_bf16_and_testing_agree_with_ddp(strategy, case, launched):
         ours, theirs = (torch.tensor(launched(name)[rank][case]) for name in (strategy, "ddp"))
         tolerance = 2e-2 if case == "bf16" else 5e-5
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_attack_steps_reduce_no_gradient(launched):
+    """Two attack steps, a teacher and a second forward: as many reduced buckets as in plain training."""
+    for report in launched("ddp"):
+        counts = report["reductions"]
+        assert counts["baseline"] >= 5  # one bucket or more a step
+        assert counts["AttackedTeacher"] == counts["baseline"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES[2:])
