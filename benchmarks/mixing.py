@@ -10,6 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from measure import Timing, interleaved, keep_freed_memory, write_result
+from timm.data import Mixup as TimmMixup
+from torch import Tensor, nn
+
 from lightning_rectify.backbones import ResNet
 from lightning_rectify.losses import (
     Context,
@@ -24,9 +28,6 @@ from lightning_rectify.losses import (
     mixup,
 )
 from lightning_rectify.losses.objective import Objective
-from measure import Timing, interleaved, keep_freed_memory, write_result
-from timm.data import Mixup as TimmMixup
-from torch import Tensor, nn
 
 BATCH, SIZE, CLASSES = 128, 32, 10
 

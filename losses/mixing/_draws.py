@@ -1,6 +1,7 @@
 """Draws on the device from one generator, without a host sync."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -23,22 +24,24 @@ def check_per(owner: str, per: str) -> Per:
     return per  # type: ignore[return-value]
 
 
-def dirichlet(concentration: Tensor, n: int, per: Per, generator: torch.Generator | None) -> Tensor:
-    """Draw (n, d) float32 weights; one row for all with `per="batch"`.
+def dirichlet(
+    alphas: Sequence[float], n: int, per: Per, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """Draw (n, d) float32 weights ~ Dirichlet(alphas); one row for all with `per="batch"`.
 
     The draw is in float64: a gamma variable of a small concentration underflows float32 and the row would be 0/0.
     """
     rows = n if per == "sample" else 1
-    concentration = concentration.double().expand(rows, -1).contiguous()
-    weights = torch._sample_dirichlet(concentration, generator)
-    return weights.float().expand(n, -1)
+    concentration = torch.full((rows, len(alphas)), alphas[0], dtype=torch.float64, device=device)
+    for place, alpha in enumerate(alphas):
+        if alpha != alphas[0]:
+            concentration[:, place].fill_(alpha)
+    return torch._sample_dirichlet(concentration, generator).float().expand(n, -1)
 
 
 def beta(a: float, b: float, n: int, per: Per, generator: torch.Generator | None, device: torch.device) -> Tensor:
     """Draw λ ~ Beta(a, b), (n,) float32."""
-    concentration = torch.full((2,), b, dtype=torch.float64, device=device)
-    concentration[0].fill_(a)
-    return dirichlet(concentration, n, per, generator)[:, 0]
+    return dirichlet((a, b), n, per, generator, device)[:, 0]
 
 
 def permutation(n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:

@@ -20,7 +20,7 @@ def _check_points(owner: str, d: int) -> int:
 
 def _draw(image: Tensor, d: int, alpha: float, per: Per, generator: torch.Generator | None) -> MixPlan:
     n, device = len(image), image.device
-    weights = dirichlet(torch.full((d,), alpha, device=device), n, per, generator)
+    weights = dirichlet([alpha] * d, n, per, generator, device)
     partners = [torch.arange(n, device=device)]
     partners += [permutation(n, generator, device) for _ in range(d - 1)]
     return MixPlan(torch.stack(partners, 1), weights, weights)

@@ -22,7 +22,7 @@ def fmix_masks(
     spectrum: Spectrum = "isotropic",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw one mask per λ, (B, 1, *shape) float32, whose mean is λ to a few pixels.
+    """Draw one mask per λ, (B, 1, *shape) float32, whose mean is λ to a few parts in a thousand.
 
     The label weight is the realised mean. λ·n is rounded to whole pixels at random, so that E[mean] = λ.
 

@@ -67,7 +67,7 @@ class MixPlan:
         if self.mask is not None:
             return x.index_select(0, self.partners[:, 1]).lerp_(x, self.mask.to(x.dtype))
         assert self.image_weights is not None
-        weights = self.image_weights.to(x.dtype).unflatten(0, (-1, *[1] * (x.ndim - 1)))
+        weights = self.image_weights.to(x.dtype).reshape(len(x), *[1] * (x.ndim - 1), -1)
         if self.partners.shape[1] == 2:
             return x.index_select(0, self.partners[:, 1]).lerp_(x, weights[..., 0])
         mixed = x * weights[..., 0]

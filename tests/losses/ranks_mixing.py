@@ -1,6 +1,10 @@
 """Two ranks under DDP against one process that replays both ranks' draws, for every mixing objective."""
 
 import torch
+from processes import report, start
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
 from lightning_rectify.backbones import ResNet
 from lightning_rectify.losses import (
     Alternate,
@@ -12,9 +16,6 @@ from lightning_rectify.losses import (
     ManifoldMixup,
     Mixup,
 )
-from processes import report, start
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 OBJECTIVES = {
     "mixup": lambda: Mixup(0.5, label="independent"),

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+
 from lightning_rectify.backbones import ResNet
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.losses import Alternate, Context, EmpiricalRisk, FMix, ManifoldMixup, Mixup

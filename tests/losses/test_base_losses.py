@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.losses import BinaryCrossEntropy, CrossEntropy, Focal
 

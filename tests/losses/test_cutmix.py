@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.losses import CutMix, cutmix
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from scipy import stats
+
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.losses import DirichletMixup, dirichlet_mixup
-from scipy import stats
 
 pytestmark = pytest.mark.filterwarnings("ignore:DirichletMixup")
 

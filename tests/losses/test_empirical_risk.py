@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+
 from lightning_rectify.backbones import ResNet
 from lightning_rectify.losses import Context, CrossEntropy, EmpiricalRisk, Focal
 

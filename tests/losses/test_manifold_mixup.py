@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
+
 from lightning_rectify.backbones import ResNet
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.losses import Context, ManifoldMixup, mixed_output
-from torch import nn
 
 
 def hooks(model: nn.Module) -> int:

@@ -4,6 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import run_ranks
+from pytorch_lightning import Trainer
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils.data import DataLoader
+
 from lightning_rectify.backbones import ResNet
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.lightning_modules.rectifier import Rectifier
@@ -21,10 +26,6 @@ from lightning_rectify.losses import (
     Mixup,
 )
 from lightning_rectify.losses.mixing import fields
-from processes import run_ranks
-from pytorch_lightning import Trainer
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils.data import DataLoader
 
 BUILD = {
     "mixup": Mixup,

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-import lightning_rectify
 import pytest
 from jsonargparse import ArgumentParser
+
+import lightning_rectify
 from lightning_rectify.losses import Alternate, Mixup, PowerLabel
 from lightning_rectify.losses.objective import Objective
 from lightning_rectify.names import public_names

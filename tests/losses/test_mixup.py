@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from scipy import stats
+
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.losses import Mixup, PowerLabel, mixup
-from scipy import stats
 
 
 def draw(objective: Mixup, n: int = 64, seed: int = 0):
