@@ -64,11 +64,11 @@ def _not_finite(optimizer: Optimizer) -> Tensor:
     """A boolean on the device: does any gradient the optimizer would apply hold NaN or infinity."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     local = [getattr(g, "_local_tensor", g) for g in gradients]  # the shard of a DTensor
-    local = [g for g in local if g.numel() and not g.is_sparse]
+    local = [g.float() if g.dtype == torch.float16 else g for g in local if g.numel() and not g.is_sparse]
     if not local:
         return torch.tensor(False)
-    # the maximum norm, because a sum of squares overflows in half precision
-    return ~torch.isfinite(torch.nn.utils.get_total_norm(local, norm_type=float("inf")))
+    # one fused pass; several times faster than a maximum, and only beyond 1e19 a finite gradient overflows in it
+    return ~torch.isfinite(torch.nn.utils.get_total_norm(local))
 
 
 def _message(trainer: Trainer, pl_module: LightningModule, loss_bad: bool, bad: bool) -> str:
