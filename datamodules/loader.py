@@ -54,6 +54,21 @@ def _stand_in(batch: Batch, bad: list[int], spare: Batch | None) -> Batch:
     return batch
 
 
+def from_workers(loader: DataLoader) -> Iterator[Any]:
+    """Yield what the worker processes read.
+
+    Raises:
+        RectifyError: one of them was killed.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or ("exited" not in str(error) and "killed" not in str(error)):
+            raise
+        reason = str(error).splitlines()[0].rstrip(". ")
+        raise RectifyError(f"A reader process died ({reason}); use fewer data.workers if memory ran out.") from error
+
+
 class _Loader:
     """Hands out batches of given indices, in this process or from workers, and counts bad samples."""
 
@@ -63,7 +78,7 @@ class _Loader:
     def _batches(self, chunks: list[np.ndarray]) -> Iterator[Batch]:
         results: Any = map(self._fetch.__getitem__, chunks)
         if self.workers:
-            results = DataLoader(self._fetch, sampler=chunks, batch_size=None, num_workers=self.workers)
+            results = from_workers(DataLoader(self._fetch, sampler=chunks, batch_size=None, num_workers=self.workers))
         spare = None
         for batch, faults in results:
             if faults:

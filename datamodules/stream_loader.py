@@ -17,7 +17,7 @@ from .. import collectives
 from ..errors import RectifyError
 from ..randomness import keyed_generator
 from .bad_samples import BadSamples
-from .loader import Batch, BatchSampler
+from .loader import Batch, BatchSampler, from_workers
 from .order import permutation, view_keys
 from .tar_stream import UNREADABLE, TarFormat, decode_sample, read_shard
 
@@ -172,8 +172,9 @@ class StreamTrainingLoader:
         self._started = True
         key = (self.seed, self.epoch, self.cycle)
         stream = _Stream(self.shards, self.form, self.batch_size, self.buffer, key, (self.rank, self.world))
+        loader: DataLoader = DataLoader(stream, batch_size=None, num_workers=self.workers)
         done = 0
-        for batch, faults, fatal in DataLoader(stream, batch_size=None, num_workers=self.workers):
+        for batch, faults, fatal in from_workers(loader):
             self._bad.add(faults)
             if fatal:
                 raise RectifyError(fatal)

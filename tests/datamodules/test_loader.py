@@ -1,3 +1,5 @@
+import multiprocessing
+import time
 from itertools import chain
 
 import numpy as np
@@ -172,3 +174,21 @@ def test_cache_and_workers_give_the_same_batches(cache, workers):
     for one, other in zip(batches(), batches(cache=cache, workers=workers), strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+class Slow(Numbers):
+    def images(self, indices):
+        time.sleep(0.05)
+        return super().images(indices)
+
+
+def test_a_worker_that_is_killed():
+    loader = training(workers=1)
+    loader._fetch.reader = Slow()
+    batches = iter(loader)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(RectifyError, match=r"A reader process died .*fewer data\.workers") as caught:
+        list(batches)
+    assert "\n" not in str(caught.value)
