@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..collectives import broadcast_object
 from ..errors import RectifyError
 from .buffers import broadcast_buffers
-from .consolidate import KEYS, zero_state_dict
+from .consolidation import KEYS, zero_state_dict
 from .sealing import check_seal, seal
 
 

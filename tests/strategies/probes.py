@@ -41,7 +41,7 @@ class AttackedTeacher(Objective):
 class FrozenTeacher(AttackedTeacher):
     """The same with a teacher that stays."""
 
-    after_step = Objective.after_step
+    after_step = Objective.after_step  # nothing
 
 
 class Proxies(Objective):

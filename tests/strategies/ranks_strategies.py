@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.lightning_modules import Classifier
 from lightning_rectify.losses import EmpiricalRisk
-from lightning_rectify.strategies import FSDP2, DeepSpeed, check, shard
+from lightning_rectify.strategies import FSDP2, DeepSpeed
 
 warnings.filterwarnings("ignore")
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -39,18 +39,6 @@ class Module(Classifier):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.losses = []
-
-    def configure_model(self):
-        if name == "fsdp2":
-            shard(self.backbone, self.device_mesh)
-            shard(self.objective, self.device_mesh)
-
-    def setup(self, stage):
-        super().setup(stage)
-        check(self.trainer, self)
-
-    def on_fit_start(self):
-        check(self.trainer, self)
 
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
