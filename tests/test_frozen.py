@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from lightning_rectify.frozen import frozen_eval
 from torch import nn
+
+from lightning_rectify.frozen import frozen_eval
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import LayerGradCam, Saliency
+from torch import nn
+
 from lightning_rectify.attribution import find_layer, grad_cam, input_gradient, last_spatial_layer
 from lightning_rectify.backbones import ResNet
 from lightning_rectify.errors import RectifyError
-from torch import nn
 
 
 class Net(nn.Module):

@@ -5,8 +5,9 @@ import warnings
 
 import torch
 from foreign import Data, Foreign, trainer
-from lightning_rectify.callbacks import CalibrationReport
 from processes import report
+
+from lightning_rectify.callbacks import CalibrationReport
 
 torch.set_num_threads(1)
 torch.manual_seed(5)

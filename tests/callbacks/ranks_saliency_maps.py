@@ -4,8 +4,9 @@ import sys
 
 import torch
 from foreign import Data, Foreign, trainer
-from lightning_rectify.callbacks import SaliencyMaps
 from processes import report
+
+from lightning_rectify.callbacks import SaliencyMaps
 
 torch.set_num_threads(1)
 two = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": False}

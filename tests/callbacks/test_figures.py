@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 from foreign import trainer
-from lightning_rectify.callbacks import figure_path, log_figure, new_figure
-from lightning_rectify.errors import RectifyError
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_rectify.callbacks import figure_path, log_figure, new_figure
+from lightning_rectify.errors import RectifyError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from foreign import IMAGES, LABELS
+
 from lightning_rectify.callbacks import ImageBatch, PanelChoice
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.randomness import fold

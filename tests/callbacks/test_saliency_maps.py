@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from foreign import IMAGES, LABELS, Data, Foreign, trainer
-from lightning_rectify.attribution import grad_cam, input_gradient
-from lightning_rectify.callbacks import SaliencyMaps
-from lightning_rectify.errors import RectifyError
 from PIL import Image
 from processes import run_ranks
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
+
+from lightning_rectify.attribution import grad_cam, input_gradient
+from lightning_rectify.callbacks import SaliencyMaps
+from lightning_rectify.errors import RectifyError
 
 
 class Recording(SaliencyMaps):

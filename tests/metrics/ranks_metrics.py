@@ -1,8 +1,9 @@
 """Two processes: reduced metrics, and de-duplication of padded samples."""
 
 import torch
-from lightning_rectify.metrics import CalibrationSums, Deduplicator
 from processes import report, start
+
+from lightning_rectify.metrics import CalibrationSums, Deduplicator
 
 rank, world = start()
 generator = torch.Generator().manual_seed(3)

@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import brier_score_loss, log_loss
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassCalibrationError
+
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.metrics import (
     BrierScore,
@@ -13,9 +17,6 @@ from lightning_rectify.metrics import (
     SignedCalibrationGap,
     TopLabelCalibrationError,
 )
-from sklearn.metrics import brier_score_loss, log_loss
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassCalibrationError
 
 N, K = 700, 6
 

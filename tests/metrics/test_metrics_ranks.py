@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import run_ranks
+
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.metrics import CalibrationSums, Deduplicator
-from processes import run_ranks
 
 
 @pytest.fixture(scope="module")
