@@ -18,4 +18,4 @@ def broadcast_buffers(module: nn.Module) -> None:
     if is_distributed():
         buffers = [buffer.detach() for buffer in module.buffers() if buffer.numel()]
         if buffers:
-            dist._broadcast_coalesced(torch.distributed.group.WORLD, buffers, _BUCKET_BYTES, 0)  # type: ignore[attr-defined]
+            dist._broadcast_coalesced(torch.distributed.group.WORLD, buffers, _BUCKET_BYTES, 0)  # type: ignore[attr-defined,arg-type]

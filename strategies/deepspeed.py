@@ -10,10 +10,8 @@ import torch
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.plugins import DeepSpeedPrecision, Precision
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
-from ..collectives import broadcast_object
 from ..errors import RectifyError
 from .buffers import broadcast_buffers
 from .consolidation import KEYS, zero_state_dict
@@ -197,12 +195,12 @@ class DeepSpeed(DeepSpeedStrategy):
     def _check_together(self, folder: Path) -> None:
         """Check the seal on rank 0 and raise its verdict on every rank, so that none waits for the others."""
         verdict = None
-        if rank_zero_only.rank == 0:
+        if self.is_global_zero:
             try:
                 check_seal(folder)
             except RectifyError as error:
                 verdict = str(error)
-        if (verdict := broadcast_object(verdict)) is not None:
+        if (verdict := self.broadcast(verdict)) is not None:
             raise RectifyError(verdict)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import timedelta
+from types import MethodType
 from typing import Any
 
 from pytorch_lightning.strategies import ModelParallelStrategy
@@ -65,16 +66,13 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     dimensions = mesh.mesh_dim_names or ()
     data = mesh["data_parallel"] if "data_parallel" in dimensions else mesh
     for group in _groups(module):
-        if not isinstance(group, FSDPModule):
-            fully_shard(group, mesh=data)
-    if not isinstance(module, FSDPModule):
-        fully_shard(module, mesh=data)
-    for inner in module.modules():
-        if callable(getattr(inner, "features", None)):
-            if not isinstance(inner, FSDPModule):
-                fully_shard(inner, mesh=data)
+        _shard_once(group, data)
+    for inner in reversed(list(module.modules())):  # the innermost first: each takes what its layers left over
+        if _has_features(inner):
+            _shard_once(inner, data)
             if "features" not in vars(inner):  # registered before: configure_model runs again for a test
                 register_fsdp_forward_method(inner, "features")
+    _shard_once(module, data)
     return module
 
 
@@ -91,13 +89,22 @@ def blocks(module: nn.Module) -> list[nn.Module]:
     return [member for member in members if not any(inner in chosen for inner in _inside(member))]
 
 
+def _shard_once(module: nn.Module, mesh: DeviceMesh) -> None:
+    if not isinstance(module, FSDPModule):
+        fully_shard(module, mesh=mesh)
+
+
+def _has_features(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "features", None), MethodType)  # VGG has a layer of that name
+
+
 def _groups(module: nn.Module) -> Iterable[nn.Module]:
     chosen = set(blocks(module))
     above = {outer for outer in module.modules() if any(inner in chosen for inner in _inside(outer))}
 
     def walk(parent: nn.Module) -> Iterable[nn.Module]:
         for child in parent.children():
-            if child in above or (child not in chosen and callable(getattr(child, "features", None))):
+            if child in above or (child not in chosen and _has_features(child)):
                 yield from walk(child)
             elif any(True for _ in child.parameters()):
                 yield child

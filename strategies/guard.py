@@ -87,7 +87,7 @@ def _acting_after_step(setting: Setting) -> list[Any]:
     acting = []
     for part in setting.parts:
         contract = next((base for base in type(part).__mro__ if base.__name__ == "Objective"), None)
-        if contract is not None and type(part).after_step is not contract.after_step:
+        if contract is not None and getattr(type(part), "after_step", None) is not vars(contract).get("after_step"):
             acting.append(part)
     return acting
 
@@ -209,7 +209,7 @@ def check(trainer: Trainer, module: LightningModule) -> None:
     Raises:
         RectifyError: the first rule that is broken, in one sentence.
     """
-    parts = (getattr(module, "objective", None), *trainer.callbacks)
+    parts = (getattr(module, "objective", None), *trainer.callbacks)  # type: ignore[attr-defined]
     setting = Setting(kind(trainer.strategy), trainer, module, parts)
     for rule in RULES:
         if found := rule.broken(setting):

@@ -16,6 +16,7 @@ from processes import report, start
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.utils.data import DataLoader
 
+from lightning_rectify.backbones import TimmBackbone
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.lightning_modules import Classifier
 from lightning_rectify.losses import EmpiricalRisk
@@ -92,6 +93,16 @@ def reductions(objective_name):
     module = Module(make_backbone(), make_objective(objective_name), optimizer=partial(torch.optim.SGD, lr=LR))
     trainer(callbacks=[Count()]).fit(module, loader(module.objective, STEPS))
     return count
+
+
+def vision_transformer(objective_name):
+    """A network whose class token and position embedding belong to no layer, called by its features and its head."""
+    torch.manual_seed(0)
+    small = {"img_size": 8, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    backbone = TimmBackbone("vit_tiny_patch16_224", classes=4, options=small)
+    module = Module(backbone, make_objective(objective_name), optimizer=partial(torch.optim.SGD, lr=LR))
+    trainer().fit(module, loader(module.objective, STEPS))
+    return module.losses
 
 
 def batch_norm():
@@ -187,6 +198,7 @@ for cell_name in cell_names():
     results["cells"]["/".join(map(str, cell_name))] = attempt(cell, *cell_name)
 results["cell_seconds"] = (time.perf_counter() - begun) / len(results["cells"])
 results["batch_norm"] = attempt(batch_norm)
+results["vit"] = {case: attempt(vision_transformer, case) for case in ("Proxies", "FrozenTeacher")}
 results["bf16"] = attempt(bf16)
 for stateful in ("GlobalWeights", "FrozenTeacher"):
     saved = (None, "epoch.ckpt", "middle.ckpt")

@@ -104,6 +104,14 @@ def test_batch_norm_bf16_and_testing_agree_with_ddp(strategy, case, launched):
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES[1:])
+@pytest.mark.parametrize("objective", ["Proxies", "FrozenTeacher"])
+def test_a_vision_transformer_agrees_with_ddp(strategy, objective, launched):
+    for rank in range(WORLD):
+        ours, theirs = (torch.tensor(launched(name)[rank]["vit"][objective]) for name in (strategy, "ddp"))
+        torch.testing.assert_close(ours, theirs, rtol=5e-5, atol=5e-5)
+
+
 def test_attack_steps_reduce_no_gradient(launched):
     """Two attack steps, a teacher and a second forward: as many reduced buckets as in plain training."""
     for report in launched("ddp"):
