@@ -26,11 +26,13 @@ class RectifyCLI(LightningCLI):
     """`fit`, `validate`, `test` and `predict` for a Classifier on a ShardDataModule."""
 
     def __init__(self, args: list[str]):
-        self.run_folder = Path()
+        self.run_folder: Path | None = None
         try:
             self._run(args)
-        finally:
-            release_run_folder(self.run_folder)
+        except BaseException:
+            release_run_folder(self.run_folder, failed=not self._began())
+            raise
+        release_run_folder(self.run_folder)
 
     def _run(self, args: list[str]) -> None:
         mode = {"parser_mode": "omegaconf+"}  # the only mode in which several files and overrides compose
@@ -52,6 +54,14 @@ class RectifyCLI(LightningCLI):
         # the parent warns that sys.argv is not empty; it stays as it was typed because DDP relaunches from it
         ShortErrorParser.arguments = args
         self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the command line alone: the parent would put a checkpoint's hyper-parameters over it."""
+
+    def _began(self) -> bool:
+        """Whether a training batch was reached, so that the run folder holds something worth keeping."""
+        callbacks = getattr(getattr(self, "trainer", None), "callbacks", [])
+        return any(isinstance(callback, Provenance) and callback.began for callback in callbacks)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str | None, help="Name of the run; its folder is <runs_dir>/<name>.")
@@ -87,6 +97,7 @@ class RectifyCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
+        assert self.run_folder is not None
         if config.get("default_root_dir") is None:
             kwargs["default_root_dir"] = self.run_folder
         if config.get("logger") in (None, True):
@@ -109,7 +120,7 @@ class RectifyCLI(LightningCLI):
         if self._get(self.config, "final_test") and len(self.datamodule.test_dataloader()):
             best = self.trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
             self.test(ckpt_path=best or None, model=self.model, datamodule=self.datamodule)
-        if self.trainer.is_global_zero:
+        if self.trainer.is_global_zero and self.run_folder is not None:
             mark_finished(self.run_folder)
 
     def test(self, **kwargs: Any) -> None:

@@ -23,6 +23,12 @@ RECORD = "run.json"
 class Provenance(SaveConfigCallback):
     """Writes `config.yaml` and `run.json` into the run folder when a fit starts."""
 
+    began = False
+    """Whether a training batch was reached."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.began = True
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return

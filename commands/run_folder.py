@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import RectifyError
@@ -12,6 +13,7 @@ from ..files import atomic_path, safe_name
 
 FOLDER_VARIABLE = "RECTIFY_RUN_FOLDER"
 AGREE_WITHIN_S = 120
+_made: Path | None = None  # the folder this process made, which it may remove again
 
 
 def choose_run_folder(runs: Path, name: str, resume: str | None) -> Path:
@@ -28,6 +30,7 @@ def choose_run_folder(runs: Path, name: str, resume: str | None) -> Path:
     Raises:
         RectifyError: the folder cannot be made, or nothing is there to resume.
     """
+    global _made
     if inherited := os.environ.get(FOLDER_VARIABLE):
         return Path(inherited)
     runs = runs.resolve()  # a checkpoint callback that resumes compares its folder as text
@@ -37,7 +40,9 @@ def choose_run_folder(runs: Path, name: str, resume: str | None) -> Path:
         folder = _read_note(note)
     else:
         folder = _choose(runs, safe_name(name), resume)
+        is_new = not folder.exists()
         _make(folder)
+        _made = folder if is_new else None
         if launch:
             with atomic_path(note) as path:
                 path.write_text(str(folder))
@@ -45,13 +50,22 @@ def choose_run_folder(runs: Path, name: str, resume: str | None) -> Path:
     return folder
 
 
-def release_run_folder(folder: Path) -> None:
-    """Forget the choice, and remove the folder if the run failed before it wrote anything."""
-    if os.environ.get(FOLDER_VARIABLE) != str(folder) or _launch_rank() != 0:
+def release_run_folder(folder: Path | None, failed: bool = False) -> None:
+    """Forget the choice of this process.
+
+    Args:
+        folder: what `choose_run_folder` returned, None if it did not get that far.
+        failed: nothing came of the run; a folder that was made for it is removed again.
+    """
+    global _made
+    if folder is None or _launch_rank() != 0 or os.environ.get(FOLDER_VARIABLE) != str(folder):
         return
     del os.environ[FOLDER_VARIABLE]
-    if folder.is_dir() and not any(path.is_file() for path in folder.rglob("*")):
+    if failed and _made == folder:
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            folder.parent.rmdir()  # only if it is empty
+    _made = None
     if launch := _launch_key():
         (folder.parent / f".launch-{launch}").unlink(missing_ok=True)
 

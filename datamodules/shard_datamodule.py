@@ -90,6 +90,8 @@ class ShardDataModule(pl.LightningDataModule):
         self.manifest: Manifest | None = None
         self.bad: BadSamples | None = None
         self._views: Tensor | None = None
+        self._training: TrainingLoader | StreamTrainingLoader | None = None
+        self._restored: dict[str, Any] | None = None
 
     # what the data are
 
@@ -194,7 +196,25 @@ class ShardDataModule(pl.LightningDataModule):
         return {"reader": reader, "indices": self.ids[split], **common}
 
     def train_dataloader(self) -> TrainingLoader | StreamTrainingLoader:
-        """Return a new loader of the training split, at the start of epoch 0."""
+        """Return a new loader of the training split: at the start of epoch 0, or where a restored run stood."""
+        self._training = self._new_training_loader()
+        if self._restored is not None:
+            self._training.load_state_dict(self._restored)
+            self._restored = None
+        return self._training
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the training data stand.
+
+        Lightning also keeps the state of the loader, but forgets to restore it when the length of training was asked
+        for before (`estimated_stepping_batches`, which every schedule by steps needs).
+        """
+        return {} if self._training is None else {"training": self._training.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict.get("training")
+
+    def _new_training_loader(self) -> TrainingLoader | StreamTrainingLoader:
         if self.streamed:
             samples = self.epoch_samples or self._samples["train"] or 0
             self.bad = BadSamples(self.max_bad_samples, samples)

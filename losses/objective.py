@@ -1,7 +1,7 @@
 """The contract between an objective (what is minimised) and everything that trains with it."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +53,9 @@ class Objective(nn.Module):
     does: the module, the data and the strategy guard read these declarations before training starts.
     """
 
-    needs_index: ClassVar[bool] = False
+    needs_index: bool = False
     """Reads `batch["index"]`."""
-    needs_retain: ClassVar[bool] = False
+    needs_retain: bool = False
     """Its batch is `{"forget": batch | None, "retain": batch | None}`."""
     views: int = 1
     """Augmented views of each image it wants: `batch["image"]` is then (B, views, C, H, W)."""

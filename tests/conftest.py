@@ -12,8 +12,11 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
+def _seeded(monkeypatch):
     torch.manual_seed(0)
+    # `seed_everything` leaves these behind, and the order of the data reads the first
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    monkeypatch.delenv("PL_SEED_WORKERS", raising=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,3 +25,11 @@ def data_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     os.environ["RECTIFY_DATA"] = str(folder)
     return folder
+
+
+@pytest.fixture
+def command(tmp_path, capfd, monkeypatch):
+    """The command line in an empty working folder."""
+    from command_line import CommandLine
+
+    return CommandLine(tmp_path, capfd, monkeypatch)

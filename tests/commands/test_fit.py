@@ -37,7 +37,7 @@ def test_a_run_leaves_config_logs_checkpoints_figures_and_a_table(command, train
     assert len(record["manifest_sha256"]) == 64
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert list(run.glob("tensorboard/**/events*"))
-    figures = [path.name for path in (run / "figures").rglob("*.png")]
+    figures = [str(path.relative_to(run)) for path in run.glob("figures/**/*.png")]
     assert any("reliability" in name for name in figures) and any("saliency" in name for name in figures)
     with next(run.glob("csv/*/metrics.csv")).open() as file:
         rows = list(csv.DictReader(file))

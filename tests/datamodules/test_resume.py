@@ -38,10 +38,10 @@ def _seed_of_this_test(monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "3")  # put back afterwards, whatever seed_everything writes
 
 
-def run(folder, stop_after=None, ckpt=None, module=None, **options):
+def run(folder, stop_after=None, ckpt=None, module=None, kind=Recorder, **options):
     pl.seed_everything(3, verbose=False)
     data = ShardDataModule("digits", augment=[PadCrop(2)], **{"batch_size": 200, **(module or {})})
-    model = Recorder(stop_after)
+    model = kind(stop_after)
     keep = ModelCheckpoint(
         folder, filename="{step}", save_top_k=-1, every_n_train_steps=1, save_on_train_epoch_end=False
     )
@@ -61,6 +61,21 @@ def run(folder, stop_after=None, ckpt=None, module=None, **options):
     except SystemExit:  # how Lightning ends on KeyboardInterrupt
         assert stop_after is not None
     return model
+
+
+class Scheduled(Recorder):
+    """Asks for the length of training before the loader's state is restored, as every schedule by steps does."""
+
+    def configure_optimizers(self):
+        assert self.trainer.estimated_stepping_batches == 18
+        return super().configure_optimizers()
+
+
+def test_resume_when_the_length_of_training_was_asked_for(tmp_path):
+    whole = run(tmp_path / "whole", kind=Scheduled)
+    for step in (1, 7, 12):
+        resumed = run(tmp_path / "resumed", ckpt=tmp_path / "whole" / f"step={step}.ckpt", kind=Scheduled)
+        assert resumed.seen == whole.seen[step:], f"resumed at step {step}"
 
 
 CASES = [{}, {"limit_train_batches": 4}, {"val_check_interval": 2}]
