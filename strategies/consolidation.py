@@ -51,4 +51,7 @@ def zero_state_dict(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     weights = get_fp32_state_dict_from_zero_checkpoint(str(folder), "checkpoint")
     first = get_model_state_files(str(folder / "checkpoint"))[0]
     client = torch.load(first, map_location="cpu", weights_only=False)
-    return dict(weights), {key: client[key] for key in client.get(KEYS, ())}
+    weights = dict(weights)
+    for name, tensor in (client.get("module") or {}).items():
+        weights.setdefault(name, tensor)  # stage 1 leaves frozen weights out of what it merges
+    return weights, {key: client[key] for key in client.get(KEYS, ())}

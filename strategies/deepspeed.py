@@ -165,7 +165,10 @@ class DeepSpeed(DeepSpeedStrategy):
             self._buffers_differ = False
 
     def save_checkpoint(self, checkpoint: dict, filepath: Any, storage_options: Any = None) -> None:
-        """Write the folder beside its place, seal it, then swap: a crash leaves the old one or the new one whole."""
+        """Write the folder beside its place, seal it, then swap.
+
+        A crash leaves the last good folder whole; between the two renames of the swap its name is `.<name>.old`.
+        """
         target = Path(self.broadcast(filepath))
         partial, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "old"))
         if self.is_global_zero:
