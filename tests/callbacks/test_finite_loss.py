@@ -3,11 +3,12 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from lightning_rectify.callbacks import FiniteLoss
-from lightning_rectify.errors import RectifyError
 from processes import run_ranks
 from torch import nn
 from torch.utils.data import DataLoader
+
+from lightning_rectify.callbacks import FiniteLoss
+from lightning_rectify.errors import RectifyError
 
 
 class Net(pl.LightningModule):
@@ -88,8 +89,9 @@ def test_nothing_is_saved_afterwards(tmp_path):
 
 def test_one_bad_rank_stops_all():
     first, second = run_ranks(Path(__file__).with_name("ranks_finite_loss.py"))
-    assert first["clean"] == second["clean"] == ""
-    for rank in (first, second):
-        assert rank["message"] == first["message"]
-        assert "at step 3 on rank 1 (not finite: train/loss)" in rank["message"]
-        assert rank["finite"] and rank["step"] == 3
+    assert first["clean"]["message"] == second["clean"]["message"] == ""
+    for strategy in sorted(first.keys() - {"clean"}):
+        assert first[strategy]["message"] == second[strategy]["message"], strategy
+        for rank in (first, second):
+            assert "at step 3 on rank 1 (not finite: train/loss)" in rank[strategy]["message"], strategy
+            assert rank[strategy]["kept"] and rank[strategy]["step"] == 3, strategy
