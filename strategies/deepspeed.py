@@ -130,15 +130,12 @@ class DeepSpeed(DeepSpeedStrategy):
 
     def _initialize_deepspeed_train(self, model: nn.Module) -> None:
         super()._initialize_deepspeed_train(model)
+        assert self.lightning_module is not None
         if self.zero_stage_3:
             import deepspeed
 
-            # An objective's own parameters are used between its forward and the backward, but what it returns is no
-            # tensor that DeepSpeed could hang a hook on: the whole module, which returns the loss, answers for them.
-            objective = getattr(self.lightning_module, "objective", None)
-            for parameter in objective.parameters() if isinstance(objective, nn.Module) else ():
-                if parameter.requires_grad:
-                    deepspeed.zero.register_external_parameter(self.lightning_module, parameter)
+            for parameter in _held_outside_layers(self.lightning_module):
+                deepspeed.zero.register_external_parameter(self.lightning_module, parameter)
 
     def _init_optimizers(self) -> Any:
         optimizer, scheduler = super()._init_optimizers()
@@ -213,6 +210,23 @@ class _ExactPrecision(DeepSpeedPrecision):
     def __init__(self, precision: Literal["32-true", "bf16-mixed"]):
         super().__init__(precision)
         self._desired_dtype = torch.float32
+
+
+def _held_outside_layers(module: nn.Module) -> list[nn.Parameter]:
+    """Trained parameters that stage 3 would free before the backward, so that the whole module must answer for them.
+
+    DeepSpeed keeps a parameter by hooks on what its module's forward returns. An objective returns no tensor, and a
+    transformer's class token is used by `features`, without the forward of the module that holds it.
+    """
+    objective = getattr(module, "objective", None)
+    inside = set(objective.modules()) if isinstance(objective, nn.Module) else set()
+    return [
+        parameter
+        for holder in module.modules()
+        if holder in inside or any(True for _ in holder.children())
+        for parameter in holder.parameters(recurse=False)
+        if parameter.requires_grad
+    ]
 
 
 def _copy_buffers(module: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -28,11 +28,11 @@ def objective_names():
 
 def make_objective(name):
     """Instantiate the objective of a YAML, freshly: state is not shared between cells."""
-    import_rooms()
     if name == "baseline":
         return EmpiricalRisk()
     if name in PROBES:
         return PROBES[name]()
+    import_rooms()  # short class names resolve among what is imported
     entry = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["objective"]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Objective, "objective", required=True)
