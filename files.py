@@ -31,7 +31,9 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(target)
     except OSError as error:
-        raise RectifyError(f"{target} cannot be written ({error.strerror or error}); free the disk or choose another folder.") from error
+        raise RectifyError(
+            f"{target} cannot be written ({error.strerror or error}); free the disk or choose another folder."
+        ) from error
     finally:
         if temporary is not None:
             with suppress(OSError):

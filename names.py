@@ -42,6 +42,9 @@ def public_names(room: str) -> dict[str, str]:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
                 if node.name in table:
                     raise ImportError(f"{node.name} is defined in both {table[node.name]} and {module}")
+                if (ROOT / room / f"{node.name}.py").exists() or (ROOT / room / node.name).is_dir():
+                    # once imported, the file would stand in the room's namespace in the place of what it defines
+                    raise ImportError(f"{module} defines {node.name}, which is also the name of a file of its room")
                 table[node.name] = module
     return table
 

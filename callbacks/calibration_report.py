@@ -9,7 +9,7 @@ from ..metrics import CalibrationSums, Deduplicator
 from ..metrics.probabilities import check_bins
 from .batches import forward_logits, image_batch, step_logits
 from .figures import log_figure
-from .reliability_figure import reliability_figure
+from .reliability_figure import draw_reliability
 
 Stage = Literal["val", "test"]
 
@@ -110,5 +110,5 @@ class CalibrationReport(Callback):
             if draw and trainer.is_global_zero:
                 key = f"{stage}/reliability{tail}"
                 where = f"{stage}{tail}, epoch {trainer.current_epoch}, step {trainer.global_step}"
-                log_figure(trainer, key, reliability_figure(result.reliability, where), trainer.global_step)
+                log_figure(trainer, key, draw_reliability(result.reliability, where), trainer.global_step)
         self._clear()

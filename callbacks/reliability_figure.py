@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 OVER, UNDER, BARS = "#c8553d", "#2a6f97", "#8d99ae"
 
 
-def reliability_figure(data: Reliability, title: str) -> Figure:
+def draw_reliability(data: Reliability, title: str) -> Figure:
     """Return accuracy against mean confidence per bin, with the counts beneath.
 
     A point stands at its bin's mean confidence, not at the bin's centre; its area grows with the bin's count, its line

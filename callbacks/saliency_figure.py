@@ -33,9 +33,7 @@ class MapRow:
         return scale, f"{above:.1%} above it"
 
 
-def saliency_figure(
-    images: Tensor, captions: list[tuple[str, str, bool]], rows: list[MapRow], title: str
-) -> np.ndarray:
+def draw_saliency(images: Tensor, captions: list[tuple[str, str, bool]], rows: list[MapRow], title: str) -> np.ndarray:
     """Return a picture, uint8 (H, W, 3): images (n, C, H, W), eight a line, with a row of maps per method beneath.
 
     Colours follow the square root of a map, so that small values and values well above the usual stay visible.

@@ -15,7 +15,7 @@ from ..frozen import frozen_eval
 from .batches import image_batch
 from .figures import log_figure
 from .panel import Panel, PanelChoice
-from .saliency_figure import MapRow, saliency_figure
+from .saliency_figure import MapRow, draw_saliency
 
 Method = Callable[[nn.Module, Tensor, Tensor, str], Tensor]
 METHODS: dict[str, Method] = {
@@ -113,7 +113,7 @@ class SaliencyMaps(Callback):
         if trainer.is_global_zero:
             captions = _captions(self.panel, logits, getattr(getattr(trainer, "datamodule", None), "class_names", None))
             title = f"saliency of the label, epoch {trainer.current_epoch}, step {trainer.global_step}"
-            figure = saliency_figure(self.panel.images, captions, rows, title)
+            figure = draw_saliency(self.panel.images, captions, rows, title)
             log_figure(trainer, "val/saliency", figure, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:

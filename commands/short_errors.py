@@ -4,6 +4,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def _unknown_init_argument(name: str, arguments: list[str]) -> str:
 
 def _mentions(name: str, arguments: list[str]) -> Iterator[tuple[str, str | None]]:
     """Yield (key path, class path beside it) for each place in the command line or its files that sets `name`."""
-    files = [file for flag, file in zip(arguments, arguments[1:], strict=False) if flag in ("-c", "--config")]
+    files = [file for flag, file in pairwise(arguments) if flag in ("-c", "--config")]
     files += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
     configs = [_read(file) for file in files]
     for argument in arguments:

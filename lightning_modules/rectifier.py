@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from ..backbones.backbone import Backbone, check_backbone
@@ -16,6 +17,7 @@ from ..losses.objective import Context, Objective, Step
 from ..randomness import global_seed
 from ..strategies.fsdp2 import shard
 from ..strategies.guard import check
+from .cost import cost_line
 from .schedules import Schedule
 from .term_means import TermMeans
 
@@ -29,7 +31,7 @@ class Rectifier(LightningModule):
         backbone: any module with `features`, `head` and `forward = head(features(image))`.
         objective: what is minimised.
         optimizer: a callable from parameters to an optimizer (in YAML a class_path without `params`).
-        schedule: one of our schedules (by share of training, every step), or any scheduler class of torch (every epoch).
+        schedule: one of our schedules (by share of training, every step), or any of torch (every epoch).
         compile: compile the backbone's forward with `torch.compile`, in place, so that checkpoint keys stay the same.
     """
 
@@ -101,6 +103,8 @@ class Rectifier(LightningModule):
 
     def on_train_start(self) -> None:
         self._total_steps = max(1, self.trainer.estimated_stepping_batches)
+        optimizers = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
+        rank_zero_info(cost_line(self.backbone, self.objective, optimizers, self._total_steps))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         step = self.objective(self.backbone, batch, self.context(batch_idx))

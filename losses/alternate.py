@@ -57,6 +57,8 @@ class Alternate(Objective):
         for name in ("needs_index", "double_backward", "writes_weights", "own_parameters"):
             setattr(self, name, any(getattr(child, name) for child in objectives))
         self.frozen_copies = sum(child.frozen_copies for child in objectives)
+        shares = [weight / sum(self.weights) for weight in self.weights]
+        self.passes = sum(share * child.passes for share, child in zip(shares, objectives, strict=True))
 
     def choose(self, context: Context) -> int:
         """Return the place of this step's objective; a function of seed and step alone."""

@@ -63,6 +63,8 @@ class Objective(nn.Module):
     """Differentiates through a gradient; impossible where parameters are sharded."""
     writes_weights: bool = False
     """Moves weights in place outside the optimizer (AWP, SAM, a proximal step)."""
+    passes: float = 1.0
+    """Forward and backward passes of the backbone a step, for the cost estimate (PGD with 10 steps: 11)."""
     frozen_copies: int = 0
     """Copies of the backbone it holds (teachers, anchors), for the cost estimate."""
     own_parameters: bool = False

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-QUICK = ("--trainer.fast_dev_run", 1, "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
+QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
+QUICK = ("--trainer.fast_dev_run", 1, *QUIET)
 
 
 def shipped(folder):
@@ -50,7 +51,13 @@ def test_configs_are_found_by_path_name_and_stem(command):
 
 
 def test_a_config_changes_only_its_own_part():
-    own = {"data": {"data", "model"}, "backbone": {"model"}, "objective": {"model"}, "callbacks": {"trainer"}, "trainer": {"trainer"}}
+    own = {
+        "data": "data model",
+        "backbone": "model",
+        "objective": "model",
+        "callbacks": "trainer",
+        "trainer": "trainer",
+    }
     for folder, keys in own.items():
         for path in (CONFIGS / folder).glob("*.yaml"):
-            assert set(yaml.safe_load(path.read_text())) <= keys, path.name
+            assert set(yaml.safe_load(path.read_text())) <= set(keys.split()), path.name

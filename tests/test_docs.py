@@ -10,7 +10,8 @@ from lightning_rectify.names import ROOMS, public_names
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-QUICK = ("--trainer.fast_dev_run", 1, "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
+QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
+QUICK = ("--trainer.fast_dev_run", 1, *QUIET)
 
 
 def blocks(language):

@@ -37,6 +37,10 @@ def test_a_new_file_is_public_without_registration(tmp_path, monkeypatch):
         names.public_names.cache_clear()
         with pytest.raises(ImportError, match="Mine is defined in both"):
             names.public_names("losses")
+        (tmp_path / "losses" / "other.py").write_text("def other(): ...\n")
+        names.public_names.cache_clear()
+        with pytest.raises(ImportError, match="also the name of a file"):
+            names.public_names("losses")
     finally:
         names.public_names.cache_clear()
 

@@ -99,13 +99,13 @@ def test_the_scale_is_fixed_so_that_epochs_compare(tmp_path):
 
 
 def test_the_picture_holds_the_images_and_the_brightest_colour_at_the_scale(tmp_path):
-    from lightning_rectify.callbacks.saliency_figure import EDGE, GAP, HEADER, LEFT, TOP, MapRow, saliency_figure
+    from lightning_rectify.callbacks.saliency_figure import EDGE, GAP, HEADER, LEFT, TOP, MapRow, draw_saliency
 
     image = torch.rand(2, 1, 8, 8)
     maps = torch.zeros(2, 8, 8)
     maps[1, 0, 0] = 3.0
     maps[1, 7, 7] = 0.75
-    drawn = saliency_figure(image, [("a", "a 0.9", True), ("b", "a 0.6", False)], [MapRow("m", maps, 3.0, 1)], "title")
+    drawn = draw_saliency(image, [("a", "a 0.9", True), ("b", "a 0.6", False)], [MapRow("m", maps, 3.0, 1)], "title")
     top, left, second = TOP + HEADER, LEFT, LEFT + EDGE + GAP
     cells = drawn[top : top + EDGE : 12, left : left + EDGE : 12, 0]
     assert np.array_equal(cells, (image[0, 0] * 255).round().byte().numpy())
@@ -120,10 +120,10 @@ def test_the_picture_holds_the_images_and_the_brightest_colour_at_the_scale(tmp_
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 224, 160), (4, 30, 30), (2, 8, 20)])
 def test_any_channels_and_sizes_are_drawn(shape):
-    from lightning_rectify.callbacks.saliency_figure import MapRow, saliency_figure
+    from lightning_rectify.callbacks.saliency_figure import MapRow, draw_saliency
 
     image = torch.randn(9, *shape)
-    drawn = saliency_figure(image, [("é", "x", True)] * 9, [MapRow("m", image[:, 0].abs(), 1.0, 0)], "t")
+    drawn = draw_saliency(image, [("é", "x", True)] * 9, [MapRow("m", image[:, 0].abs(), 1.0, 0)], "t")
     assert drawn.dtype == np.uint8 and drawn.shape[2] == 3
 
 

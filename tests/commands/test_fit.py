@@ -63,8 +63,9 @@ def test_a_second_run_gets_a_sibling_and_a_resume_keeps_its_folder(command, trai
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(command, trained):
     best = command.folder / "runs/quickstart/checkpoints/last.ckpt"
     whole = torch.load(best, weights_only=True)
-    assert command("fit", *SHORT, "--name", "halved", "--trainer.limit_train_batches", 19, "--checkpoint.every_n_train_steps", 25,
-                   "--checkpoint.save_top_k", -1, "--checkpoint.filename", "{step}", "--checkpoint.monitor", "null").code == 0  # fmt: skip
+    keep = {"every_n_train_steps": 25, "save_top_k": -1, "filename": "{step}", "monitor": "null"}
+    flags = [part for key, value in keep.items() for part in (f"--checkpoint.{key}", value)]
+    assert command("fit", *SHORT, "--name", "halved", *flags).code == 0
     middle = command.folder / "runs/halved/checkpoints/step=25.ckpt"
     assert command("fit", *SHORT, "--ckpt_path", middle).code == 0
     resumed = torch.load(command.folder / "runs/halved/checkpoints/last.ckpt", weights_only=True)

@@ -20,9 +20,9 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from sklearn.datasets import load_digits
 
+import lightning_rectify.losses as losses
 from lightning_rectify.backbones import ResNet
 from lightning_rectify.lightning_modules import Rectifier
-import lightning_rectify.losses as losses
 from lightning_rectify.losses.objective import Context
 
 PROBES = {
@@ -151,7 +151,7 @@ def main():
         }
         if name in REPLAYED and world == 1:
             replayed, weights = replay(name)
-            results[name]["replay"] = {"losses": losses, "weights": weights[-2000:]}
+            results[name]["replay"] = {"losses": replayed, "weights": weights[-2000:]}
     report(results)
 
 

@@ -1,4 +1,4 @@
-"""TCM + ProxyAnchor: proxies of its own that are trained, and pairs across ranks with gradient; the head is the embedding."""
+"""TCM + ProxyAnchor: trained proxies of its own, and pairs across ranks with gradient; the head is the embedding."""
 
 import torch
 import torch.nn.functional as F
