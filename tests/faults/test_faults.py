@@ -14,11 +14,12 @@ import pytest
 import torch
 from faults.tiny_run import Loader, train
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from processes import free_port
+from torch.utils.data import DataLoader, Dataset
+
 from lightning_rectify.callbacks import explain_failure
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.strategies import AtomicCheckpoint
-from processes import free_port
-from torch.utils.data import DataLoader, Dataset
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_a_dead_rank_ends_the_others_within_a_minute(tmp_path):
         env = {**os.environ, **place}
         ranks.append((subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT), output))
     try:
-        assert ranks[1][0].wait(180) == -signal.SIGKILL
+        assert ranks[1][0].wait(180) == -signal.SIGKILL, (tmp_path / "1.log").read_text()
         died = time.monotonic()
         assert ranks[0][0].wait(60) != 0
     finally:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
+
 from lightning_rectify.callbacks import ExplainFailure
 from lightning_rectify.strategies import AtomicCheckpoint
-from torch import nn
 
 
 class Loader:

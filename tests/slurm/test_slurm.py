@@ -4,11 +4,12 @@ import sys
 import time
 from pathlib import Path
 
-import lightning_rectify
 import pytest
 import torch
 from processes import free_port
 from slurm.cluster import AVAILABLE, slurm_cluster
+
+import lightning_rectify
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs slurm-wlm and munge")
 

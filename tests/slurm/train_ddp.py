@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
+
 from lightning_rectify.callbacks import Preemption, config_fingerprint, find_resume
 from lightning_rectify.strategies import AtomicCheckpoint
-from torch import nn
 
 BATCHES, EPOCHS = 20, 3
 
