@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     from omegaconf.errors import OmegaConfBaseException
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+    from lightning_rectify.callbacks import explain_failure
     from lightning_rectify.errors import RectifyError
 
     quieten()
@@ -29,6 +30,12 @@ def main(arguments: list[str] | None = None) -> None:
         where = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
         print(f"error{where}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        explained = explain_failure(error)
+        if explained is None or os.environ.get("RECTIFY_DEBUG"):
+            raise
+        print(f"error: {explained}", file=sys.stderr)
+        sys.exit(1)
 
 
 def quieten() -> None:

@@ -3,16 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from ..callbacks import FiniteLoss, Progress
+from ..callbacks import ExplainFailure, FiniteLoss, Preemption, Progress, config_fingerprint, find_resume
 from ..datamodules import ShardDataModule
 from ..errors import RectifyError
 from ..lightning_modules import Classifier
+from ..strategies import AtomicCheckpoint
 from .parser import ShortErrorParser
 from .provenance import Provenance, mark_finished
 from .results_table import print_results
@@ -45,7 +47,7 @@ class RectifyCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=Provenance,
             save_config_kwargs={"save_to_log_dir": False},
-            trainer_defaults={"callbacks": [FiniteLoss()], "use_distributed_sampler": False},
+            trainer_defaults={"callbacks": [FiniteLoss(), ExplainFailure()], "use_distributed_sampler": False},
             auto_configure_optimizers=False,  # the optimizer is built after the strategy has sharded the parameters
             load_from_checkpoint_support=False,  # hyper-parameters in a checkpoint would beat the command line
         )
@@ -75,7 +77,6 @@ class RectifyCLI(LightningCLI):
                 "checkpoint.monitor": "val/accuracy",
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
                 "checkpoint.enable_version_counter": False,
             }
         )
@@ -106,6 +107,11 @@ class RectifyCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False and not _has_progress_bar(config.get("callbacks")):
             kwargs["callbacks"] = [*(config.get("callbacks") or []), Progress()]
         trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpoint()
+        if not config.get("fast_dev_run") and trainer.checkpoint_callbacks:
+            # Lightning's own `save_last` keeps the state at the last best epoch when a value is monitored
+            trainer.callbacks.append(ModelCheckpoint(filename="last", monitor=None, enable_version_counter=False))
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_folder / "checkpoints")
@@ -113,6 +119,17 @@ class RectifyCLI(LightningCLI):
 
     def before_fit(self) -> None:
         rank_zero_info(f"Run folder: {self.run_folder}")
+        self._continue_interrupted()
+
+    def _continue_interrupted(self) -> None:
+        """Let a requeued run go on from its own checkpoint, unless the user names one."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Preemption):
+                config = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+                callback.fingerprint = config_fingerprint(config)
+                if self._get(self.config, "ckpt_path") is None:
+                    resume = find_resume(self.run_folder, callback.fingerprint)
+                    self.config_init[self.subcommand]["ckpt_path"] = str(resume) if resume else None
 
     def after_fit(self) -> None:
         if self.trainer.fast_dev_run or self.trainer.interrupted:  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 
 from .. import __version__
+from ..callbacks import Preempted
 from ..files import atomic_path, sha256
 
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "timm", "webdataset", "deepspeed")
@@ -39,7 +40,8 @@ class Provenance(SaveConfigCallback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero and (Path(trainer.default_root_dir) / RECORD).is_file():
-            update_record(Path(trainer.default_root_dir), status="failed", error=str(exception)[:500])
+            status = "interrupted" if isinstance(exception, Preempted) else "failed"
+            update_record(Path(trainer.default_root_dir), status=status, error=str(exception)[:500])
 
 
 def describe(trainer: Trainer) -> dict[str, Any]:

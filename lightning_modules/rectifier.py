@@ -21,6 +21,8 @@ from .cost import cost_line
 from .schedules import Schedule
 from .term_means import TermMeans
 
+CHECKPOINT_FORMAT = 1
+
 
 class Rectifier(LightningModule):
     """Trains a backbone under an objective.
@@ -122,8 +124,23 @@ class Rectifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         self.log_dict({f"train/{name}": value for name, value in self._epoch.compute().items()})
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        means = {"epoch": self._epoch.state_dict(), "recent": self._recent.state_dict()}
+        checkpoint["rectify"] = {"format": CHECKPOINT_FORMAT, "means": means}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = checkpoint.get("rectify", {"format": CHECKPOINT_FORMAT})
+        if own["format"] != CHECKPOINT_FORMAT:
+            raise RectifyError(
+                f"The checkpoint has format {own['format']} and this version reads {CHECKPOINT_FORMAT}; "
+                "start from its weights with --init_from, or use the version in its run.json."
+            )
+        if self.trainer.state.fn == "fit" and "means" in own:
+            self._epoch.load_state_dict(own["means"]["epoch"], self.device)
+            self._recent.load_state_dict(own["means"]["recent"], self.device)
+
     def _record(self, step: Step, batch: dict[str, Any], batch_idx: int) -> None:
-        terms: dict[str, Tensor | float] = {"loss": step.loss, **step.terms}
+        terms: dict[str, Tensor | float] = {"loss": step.loss.detach(), **step.terms}
         if step.logits is not None and step.target is not None and step.logits.ndim == 2:
             terms["accuracy"] = (step.logits.detach().argmax(1) == step.target).float().mean()
         self.last_terms = {f"train/{name}": value for name, value in terms.items()}  # what FiniteLoss names

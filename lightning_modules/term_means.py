@@ -1,9 +1,11 @@
 """Running means of scalars, kept on the device and reduced over ranks only when they are read."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from ..collectives import sum_over_ranks
+from ..collectives import rank, sum_over_ranks
 
 
 class TermMeans:
@@ -33,16 +35,32 @@ class TermMeans:
             self._sums[names] = stacked * samples
             self._counts[names] = samples
 
+    def state_dict(self) -> list[list]:
+        """Return the sums over all ranks as plain values. Every rank must call this."""
+        return [[list(names), sums.tolist(), float(count)] for names, sums, count in self._reduced()]
+
+    def load_state_dict(self, state: list[list], device: torch.device) -> None:
+        """Go on from saved sums; one rank keeps them, for they are those of all."""
+        if rank() == 0:
+            for names, sums, count in state:
+                self._sums[tuple(names)] = torch.tensor(sums, device=device)
+                self._counts[tuple(names)] = int(count)
+
     def compute(self) -> dict[str, Tensor]:
         """Return the means over all samples of all ranks and start anew. Every rank must call this."""
         totals: dict[str, list[Tensor]] = {}
-        for names, sums in self._sums.items():
-            count = torch.full((1,), float(self._counts[names]), device=sums.device)
-            reduced = sum_over_ranks(torch.cat((sums, count)))
-            for name, value in zip(names, reduced[:-1], strict=True):
+        for names, sums, count in self._reduced():
+            for name, value in zip(names, sums, strict=True):
                 total = totals.setdefault(name, [torch.zeros_like(value), torch.zeros_like(value)])
                 total[0] += value
-                total[1] += reduced[-1]
+                total[1] += count
         self._sums.clear()
         self._counts.clear()
         return {name: value / count for name, (value, count) in totals.items()}
+
+    def _reduced(self) -> Iterator[tuple[tuple[str, ...], Tensor, float | Tensor]]:
+        """Names, sums and sample count over all ranks; one collective for each set of names."""
+        for names, sums in self._sums.items():
+            count = torch.full((1,), float(self._counts[names]), device=sums.device)
+            reduced = sum_over_ranks(torch.cat((sums, count)))
+            yield names, reduced[:-1], reduced[-1]

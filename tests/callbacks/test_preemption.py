@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from lightning_rectify.callbacks import Preempted, Preemption, config_fingerprint, find_resume
-from lightning_rectify.errors import RectifyError
 from torch import nn
 from torch.utils.data import DataLoader
+
+from lightning_rectify.callbacks import Preempted, Preemption, config_fingerprint, find_resume
+from lightning_rectify.errors import RectifyError
 
 
 class Loader:

@@ -106,7 +106,7 @@ def fit(name, folder, rank, world, resume=None):
 def replay(name):
     """One process that computes both ranks' losses with their keys."""
     made = module(name)
-    made.setup("fit")
+    made.objective.setup(made.backbone)
     optimizer = made.configure_optimizers()
     losses = []
     halves = [Batches(rank, 2, False).batches for rank in range(2)]

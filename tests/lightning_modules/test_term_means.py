@@ -15,6 +15,19 @@ def test_means_are_weighted_by_samples():
     assert means.compute() == {}
 
 
+def test_means_go_on_from_a_state():
+    whole, first, second = TermMeans(), TermMeans(), TermMeans()
+    batches = [({"loss": torch.tensor(float(k)), "share": k / 4}, k + 1) for k in range(4)]
+    for terms, samples in batches:
+        whole.update(terms, samples, torch.device("cpu"))
+    for terms, samples in batches[:2]:
+        first.update(terms, samples, torch.device("cpu"))
+    second.load_state_dict(first.state_dict(), torch.device("cpu"))
+    for terms, samples in batches[2:]:
+        second.update(terms, samples, torch.device("cpu"))
+    assert second.compute() == whole.compute()
+
+
 def test_terms_do_not_keep_a_graph():
     means = TermMeans()
     means.update({"loss": torch.ones((), requires_grad=True) * 2}, 1, torch.device("cpu"))

@@ -1,5 +1,7 @@
 """The sbatch files under a real Slurm: a job in two nodes is preempted in mid-epoch, requeued and resumed."""
 
+import csv
+import json
 import sys
 import time
 from pathlib import Path
@@ -13,8 +15,18 @@ import lightning_rectify
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs slurm-wlm and munge")
 
-SBATCH = Path(lightning_rectify.__file__).parent / "configs" / "slurm" / "train.sbatch"
-SCRIPT = Path(__file__).with_name("train_ddp.py")
+ROOT = Path(lightning_rectify.__file__).parent
+SBATCH = ROOT / "configs" / "slurm" / "train.sbatch"
+EPOCHS, STEPS = 5, 39  # steps of an epoch over the digits: 2 nodes, 16 samples each
+CONFIG = f"""
+data: {{source: digits, batch_size: 16, classes: 10, channels: 1, size: 8}}
+model:
+  backbone: {{class_path: ResNet, init_args: {{classes: 10, channels: 1, depth: 8, width: 8}}}}
+  objective: {{class_path: Mixup}}
+checkpoint: {{monitor: null, save_top_k: 1}}
+trainer: {{accelerator: cpu, max_epochs: {EPOCHS}, enable_progress_bar: false}}
+final_test: false
+"""
 NODES = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1")
 START_S = 180  # importing torch four times on a busy machine
 
@@ -26,14 +38,23 @@ def cluster():
 
 
 def submit(cluster, folder, *options):
-    """Submit the training script from `folder`; the nodes' names mean nothing to the resolver here."""
+    """Submit a small training from `folder`; the nodes' names mean nothing to the resolver here."""
+    config = folder / "small.yaml"
+    config.write_text(CONFIG)
     env = {
-        "RECTIFY": f"{sys.executable} {SCRIPT}",
+        "RECTIFY": f"{sys.executable} {ROOT / 'train.py'}",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "OMP_NUM_THREADS": "1",
     }
-    return cluster.submit(*NODES, *options, f"--chdir={folder}", str(SBATCH), **env)
+    command = (str(SBATCH), "-c", "trainer/ddp", "-c", str(config))
+    return cluster.submit(*NODES, *options, f"--chdir={folder}", *command, **env)
+
+
+def validations(folder):
+    """The validation rows of a run, over all its starts."""
+    rows = [row for log in sorted(folder.glob("csv/version_*/metrics.csv")) for row in csv.DictReader(log.open())]
+    return [(row["step"], row["val/accuracy"], row["val/loss"]) for row in rows if row.get("val/loss")]
 
 
 def test_two_nodes_run(cluster):
@@ -43,13 +64,14 @@ def test_two_nodes_run(cluster):
 
 def test_a_preempted_job_ends_with_the_weights_of_an_undisturbed_one(cluster, tmp_path):
     cut, whole = submit(cluster, tmp_path), submit(cluster, tmp_path)
-    output, progress = tmp_path / f"slurm-{cut}.out", tmp_path / "runs" / f"slurm-{cut}" / "progress"
+    output = tmp_path / f"slurm-{cut}.out"
+    folders = [tmp_path / "runs" / f"slurm-{job}" for job in (cut, whole)]
     deadline = time.monotonic() + START_S
-    while not progress.exists() or int(progress.read_text() or 0) < 25:  # the middle of the second of three epochs
+    while not (folders[0] / "checkpoints" / "last.ckpt").exists():  # the end of the first epoch
         assert time.monotonic() < deadline and cluster.job(cut)["JobState"] in ("PENDING", "RUNNING"), (
             output.read_text() if output.exists() else cluster.logs()
         )
-        time.sleep(0.1)
+        time.sleep(0.05)
     cluster.run("scancel", "--signal=USR1", cut)
     for job, restarts in ((cut, "1"), (whole, "0")):
         ended = cluster.wait(job, {"COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT"}, START_S)
@@ -58,12 +80,15 @@ def test_a_preempted_job_ends_with_the_weights_of_an_undisturbed_one(cluster, tm
     text = output.read_text()
     assert "start 1," in text and "start 2," in text, "the output of the first life is kept"
     saved = int(text.split("Preemption: saved step ")[1].split()[0])
-    assert 25 <= saved < 40, "saved in mid-epoch"
-    assert "Restored all states from the checkpoint at " in text
-    weights = [torch.load(tmp_path / "runs" / f"slurm-{job}" / "final.ckpt", weights_only=True) for job in (cut, whole)]
-    assert weights[0]["global_step"] == weights[1]["global_step"] == 60
-    for name, value in weights[1]["state_dict"].items():
-        assert torch.equal(weights[0]["state_dict"][name], value), name
+    assert STEPS < saved < EPOCHS * STEPS and saved % STEPS, "saved in mid-epoch"
+    assert f"preempt-{saved}.ckpt" in text.split("Restored all states from the checkpoint at ")[1]
+    ends = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in folders]
+    assert ends[0]["global_step"] == ends[1]["global_step"] == EPOCHS * STEPS
+    for name, value in ends[1]["state_dict"].items():
+        assert torch.equal(ends[0]["state_dict"][name], value), name
+    assert validations(folders[0]) == validations(folders[1]) and len(validations(folders[1])) == EPOCHS
+    assert json.loads((folders[0] / "run.json").read_text())["status"] == "finished"
+    assert not list(folders[0].glob("preempt-*"))
 
 
 def test_an_array_is_a_study_over_seeds(cluster, tmp_path):
