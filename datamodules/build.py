@@ -1,6 +1,7 @@
 """Build shards: `python -m lightning_rectify.datamodules.build SOURCE OUT [--format raw|png] …`.
 
-SOURCE is `digits`, `torchvision:NAME`, an `.npz` file, a folder of IDX files, or a folder with one folder per class.
+SOURCE is `digits`, `glyphs`, `torchvision:NAME`, an `.npz` file, a folder of IDX files, a folder with one folder per
+class, or a retrieval benchmark: `cub:FOLDER`, `cars196:FOLDER`, `sop:FOLDER`, `inaturalist2018:FOLDER`.
 Shards are tar files in WebDataset layout: `<key>.u8` or `<key>.png`, then `<key>.cls` with the label in ASCII.
 The same source and options give the same bytes.
 """
@@ -15,15 +16,15 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import RectifyError
 from ..files import atomic_path, sha256
-from .manifest import SPLITS, Index, Manifest
+from .manifest import CALIBRATION, SPLITS, Index, Manifest
 from .sources import Source, open_source
-from .splits import fixed_splits
+from .splits import class_splits, fixed_splits
 
 BLOCK = 512
 
@@ -37,17 +38,20 @@ def build_shards(
     size: int | None = None,
     val: float | None = None,
     test: float | None = None,
+    calibration: float | None = None,
     seed: int = 0,
     shard_size: int = 10_000,
     root: Path | str | None = None,
     class_names: Sequence[str] | None = None,
     max_bad: float = 0.01,
+    options: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> Path:
     """Write a source as shards, index and manifest into the new folder `out`; return the folder.
 
     The folder appears whole or not at all. An official test split is kept; `val` and `test` are shares of what the
-    source does not split itself (see the source's defaults).
+    source does not split itself (see the source's defaults). In a set for retrieval of unseen classes no two splits
+    share a class: the shares are of classes, and `calibration` is one more split.
 
     Args:
         size: resize the shorter side to `size` and crop the centre; without it all images must have one size.
@@ -55,6 +59,7 @@ def build_shards(
         shard_size: samples a shard.
         root: where a torchvision data set lies.
         max_bad: share of unreadable samples that may be skipped (their keys stand in the manifest).
+        options: of the source `glyphs`.
 
     Raises:
         RectifyError: the source is wrong, too many samples are unreadable, or `out` exists or cannot be written.
@@ -64,7 +69,10 @@ def build_shards(
         raise RectifyError(f"OUT {out} exists; choose a new folder or remove it.")
     if shard_size < 1:
         raise RectifyError(f"shard_size is {shard_size}; at least 1 sample a shard is needed.")
-    opened = open_source(source, Path(root).expanduser() if root else None, class_names)
+    opened = open_source(source, Path(root).expanduser() if root else None, class_names, options)
+    if calibration and not opened.by_class:
+        raise RectifyError(f"SOURCE {source!r} shares its classes between splits; calibration classes need a set for "
+                           "retrieval, such as glyphs.")  # fmt: skip
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # beside the target, so that the final rename is atomic and two builders cannot meet
@@ -77,13 +85,7 @@ def build_shards(
         writer = _Writer(folder, format, size, shard_size)
         writer.write(opened, max_bad, progress)
         kept = np.array(writer.kept)
-        splits = fixed_splits(
-            opened.labels[kept],
-            opened.official_test[kept],
-            opened.val if val is None else val,
-            opened.test if test is None else test,
-            seed,
-        )
+        splits = _split(opened, kept, val, test, calibration, seed)
         _finish(folder, writer, opened, kept, splits, name or out.name)
         folder.chmod(0o755)
         try:
@@ -96,6 +98,18 @@ def build_shards(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return out
+
+
+def _split(
+    source: Source, kept: np.ndarray, val: float | None, test: float | None, calibration: float | None, seed: int
+) -> dict:
+    labels, official_test = source.labels[kept], source.official_test[kept]
+    val = source.val if val is None else val
+    test = source.test if test is None else test
+    if not source.by_class:
+        return fixed_splits(labels, official_test, val, test, seed)
+    calibration = source.calibration if calibration is None else calibration
+    return class_splits(labels, official_test, val, calibration, test, seed, source.by_class)
 
 
 class _Writer:
@@ -216,6 +230,7 @@ def _finish(folder: Path, writer: _Writer, source: Source, kept: np.ndarray, spl
         raise RectifyError("Two samples have the same key; rename the files so that keys differ before the first dot.")
     index.save(folder / "index.npz")
     classes = len(source.class_names)
+    ordered = {split: splits[split] for split in (*SPLITS, CALIBRATION) if split in splits}
     height, width, channels = writer.shape or (0, 0, 0)
     total, squares = np.stack(writer.sums)[splits["train"]].sum(0) / (len(splits["train"]) * height * width)
     std = np.sqrt(squares - total**2) / 255
@@ -228,7 +243,7 @@ def _finish(folder: Path, writer: _Writer, source: Source, kept: np.ndarray, spl
         width=width,
         encoding=writer.encoding,
         samples=len(kept),
-        counts={split: np.bincount(labels[splits[split]], minlength=classes).tolist() for split in SPLITS},
+        counts={split: np.bincount(labels[rows], minlength=classes).tolist() for split, rows in ordered.items()},
         mean=(total / 255).round(4).tolist(),
         std=std.round(4).tolist(),
         shards=writer.shards,
@@ -246,6 +261,7 @@ def _main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, help="resize and crop the centre to SIZE x SIZE")
     parser.add_argument("--val", type=float, help="share of the training data held out for validation")
     parser.add_argument("--test", type=float, help="share of the test split where the source has none")
+    parser.add_argument("--calibration", type=float, help="share of classes to calibrate on, in sets for retrieval")
     parser.add_argument("--seed", type=int, default=0, help="of the splits")
     parser.add_argument("--shard-size", type=int, default=10_000)
     parser.add_argument("--root", help="where a torchvision data set lies")

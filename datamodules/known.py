@@ -10,6 +10,7 @@ from ..randomness import fold
 # what build_shards gets; `build` in a config adds to it or overrides it
 KNOWN: dict[str, dict[str, Any]] = {
     "digits": {"source": "digits"},
+    "glyphs": {"source": "glyphs"},
     "fashion_mnist": {"source": "/usr/share/datasets/fashion-mnist"},  # where Debian's dataset-fashion-mnist lies
     "cifar10": {"source": "torchvision:CIFAR10"},
 }

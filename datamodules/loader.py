@@ -164,18 +164,26 @@ class TrainingLoader(_Loader):
             self._begin(self.epoch, self.cycle + 1)
         self._started = True
         key = (self.seed, self.epoch, self.cycle)
-        order = self.indices[permutation(len(self.indices), *key)]
+        order = self._order(*key)
         steps = self._steps()
         chunks = []
         for start, end in steps:
             chunk = order[start:end]
             if len(chunk) % self.world:
                 chunk = np.concatenate([chunk, order[: -len(chunk) % self.world]])
-            chunks.append(share_of_rank(chunk, start, self.rank, self.world))
+            chunks.append(self._share(chunk, start))
         for (_, end), batch in zip(steps, self._batches(chunks), strict=True):
             self.position, self.batches = end, self.batches + 1  # before the yield: a state taken now skips this batch
             batch["view"] = torch.from_numpy(view_keys(batch["index"].numpy(), *key))
             yield batch
+
+    def _order(self, *key: int) -> np.ndarray:
+        """The indices in the order of an epoch."""
+        return self.indices[permutation(len(self.indices), *key)]
+
+    def _share(self, chunk: np.ndarray, start: int) -> np.ndarray:
+        """What this rank takes of the positions of a step."""
+        return share_of_rank(chunk, start, self.rank, self.world)
 
     def _begin(self, epoch: int, cycle: int) -> None:
         self.epoch, self.cycle, self.position, self.batches, self._started = epoch, cycle, 0, 0, False

@@ -12,6 +12,7 @@ from ..files import atomic_path, sha256
 
 FORMAT = 1
 SPLITS = ("train", "val", "test")
+CALIBRATION = "calibration"  # a fourth split, of classes of its own, in sets whose splits share no class
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Manifest:
     Attributes:
         format: version of this layout.
         encoding: `raw` (uint8 in C, H, W order, every sample at the same pitch) or `png`.
-        counts: samples of each class, per split.
+        counts: samples of each class, per split; with a calibration split only where the set has one.
         mean, std: per channel over the training split, of pixels in [0, 1].
         shards: `{"name", "bytes", "sha256", "samples", "pitch"}`; the pitch is 0 where it varies.
         index_sha256: of `index.npz`.
@@ -67,9 +68,12 @@ class Index:
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
+    calibration: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def save(self, path: Path) -> None:
         arrays = dict(vars(self), index=np.arange(len(self.key)))
+        if not len(self.calibration):
+            del arrays[CALIBRATION]
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
 
@@ -121,7 +125,7 @@ def _read_index(path: Path, manifest: Manifest) -> Index:
     if not path.is_file() or sha256(path) != manifest.index_sha256:
         raise RectifyError(f"{path} is missing or is not the one of its manifest; build the shards again.")
     with np.load(path, allow_pickle=False) as file:
-        return Index(**{name: file[name] for name in Index.__dataclass_fields__})
+        return Index(**{name: file[name] for name in Index.__dataclass_fields__ if name != CALIBRATION or name in file})
 
 
 def verify_shards(manifest: Manifest) -> None:

@@ -12,10 +12,12 @@ from ..errors import RectifyError
 from ..randomness import global_seed
 from .augmentation import Augmentation
 from .bad_samples import BadSamples
+from .balanced_classes import BalancedClasses
+from .balanced_loader import BalancedLoader
 from .build import build_shards
 from .known import is_stream, resolve
 from .loader import EvaluationLoader, TrainingLoader
-from .manifest import SPLITS, Manifest, read_manifest
+from .manifest import CALIBRATION, SPLITS, Manifest, read_manifest
 from .order import view_keys
 from .reader import MemoryReader, ShardReader
 from .stream_loader import StreamEvaluationLoader, StreamTrainingLoader
@@ -30,8 +32,8 @@ class ShardDataModule(pl.LightningDataModule):
     A batch is `{"image": (B, C, H, W) float in [0, 1], "label": (B,) int64, "index": (B,) int64}`.
 
     Args:
-        source: a known name (`digits`, `fashion_mnist`, `cifar10`), a manifest or its folder, or a brace pattern of
-            shards to stream (`data/train-{000000..000009}.tar`).
+        source: a known name (`digits`, `fashion_mnist`, `cifar10`, `glyphs`), a manifest or its folder, or a brace
+            pattern of shards to stream (`data/train-{000000..000009}.tar`).
         batch_size: samples per step and process.
         eval_batch_size: the same in evaluation; `batch_size` by default.
         classes, channels, size: what the data must have; None accepts what they have.
@@ -40,6 +42,7 @@ class ShardDataModule(pl.LightningDataModule):
         workers: reader processes; 0 reads in the training process, which is enough for raw shards.
         cache: `memory` holds the images of each split as uint8, `none` reads them each time, `auto` holds up to 1 GiB.
         build: options of `build_shards` for a source that is built on first use (`source`, `root`, `format`, …).
+        sampler: how training batches are drawn; by default each sample once an epoch.
         drop_last: leave out the last, short batch of an epoch.
         max_bad_samples: share of samples (in streams also of shards) that may be unreadable before the run stops.
         val_source, test_source: brace patterns of the other splits, for streams.
@@ -63,6 +66,7 @@ class ShardDataModule(pl.LightningDataModule):
         workers: int = 0,
         cache: Literal["auto", "memory", "none"] = "auto",
         build: dict[str, Any] | None = None,
+        sampler: BalancedClasses | None = None,
         drop_last: bool = True,
         max_bad_samples: float = 0.01,
         val_source: str | None = None,
@@ -82,7 +86,13 @@ class ShardDataModule(pl.LightningDataModule):
         self.expected = {"classes": classes, "channels": channels, "size": size}
         self.mean, self.std, self.augment = mean, std, list(augment or [])
         self.workers, self.cache, self.build, self.drop_last = workers, cache, build, drop_last
-        self.max_bad_samples = max_bad_samples
+        self.max_bad_samples, self.sampler = max_bad_samples, sampler
+        if sampler is not None:
+            sampler.classes(batch_size)
+            if is_stream(source):
+                raise RectifyError(
+                    "data.sampler needs the labels of all samples; streamed shards have no index, build one."
+                )
         self.patterns = {"train": source, "val": val_source, "test": test_source}
         self.epoch_samples, self.shuffle_buffer = epoch_samples, shuffle_buffer
         self.allow_pickle, self.allow_pipe = allow_pickle, allow_pipe
@@ -170,7 +180,7 @@ class ShardDataModule(pl.LightningDataModule):
         for index in np.flatnonzero(wrong):
             what = "it has no label" if labels[index] < 0 else f"its label {labels[index]} is not below {self.classes}"
             self.bad.add(str(keys[index]), what)
-        return {split: ids[~wrong[ids]] for split in SPLITS for ids in [getattr(self.index, split)]}
+        return {split: ids[~wrong[ids]] for split in (*SPLITS, CALIBRATION) for ids in [getattr(self.index, split)]}
 
     def _reader_of(self, split: str) -> ShardReader | MemoryReader:
         if split not in self._readers:
@@ -220,18 +230,18 @@ class ShardDataModule(pl.LightningDataModule):
             self.bad = BadSamples(self.max_bad_samples, samples)
             more = {"workers": self.workers, "buffer": self.shuffle_buffer, "seed": global_seed()}
             return StreamTrainingLoader(self._shards["train"], self._form, self.bad, self.batch_size, samples, **more)
-        return TrainingLoader(
-            **self._parts("train"),
-            batch_size=self.batch_size,
-            seed=global_seed(),
-            drop_last=self.drop_last,
-            on_resize=self._reload_next_epoch,
-        )
+        more = {"batch_size": self.batch_size, "seed": global_seed(), "on_resize": self._reload_next_epoch}
+        if self.sampler is not None:
+            return BalancedLoader(sampler=self.sampler, **self._parts("train"), **more)
+        return TrainingLoader(**self._parts("train"), **more, drop_last=self.drop_last)
 
     def val_dataloader(self) -> Any:
         return self._evaluation("val")
 
     def test_dataloader(self) -> Any:
+        """Return the test loader; where the set has classes to calibrate on, a list of it and their loader."""
+        if self.manifest is not None and len(self.ids[CALIBRATION]):
+            return [self._evaluation("test"), self._evaluation(CALIBRATION)]
         return self._evaluation("test")
 
     def _evaluation(self, split: str) -> Any:

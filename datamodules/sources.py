@@ -1,9 +1,11 @@
 """Where shards are built from: each source gives labels and keys at once and images one by one."""
 
 import gzip
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,7 +28,9 @@ class Source:
         labels: (N,) int64.
         official_test: (N,) bool, the data set's own test split; all False if it has none.
         keys: public names, unique; `<split>/<number>` where the data set has none.
-        val, test: default shares of the splits the data set does not bring.
+        val, test, calibration: default shares of the splits the data set does not bring.
+        by_class: classes are not shared between splits (retrieval of unseen classes): shares are then of classes, and
+            those of val and calibration are taken out of the classes of this split, `train` or `test`.
     """
 
     image: Callable[[int], np.ndarray]
@@ -36,22 +40,38 @@ class Source:
     keys: Sequence[str]
     val: float = 0.1
     test: float = 0.15
+    calibration: float = 0.0
+    by_class: Literal["", "train", "test"] = ""
 
 
-def open_source(source: str, root: Path | None = None, class_names: Sequence[str] | None = None) -> Source:
-    """Open `digits`, `torchvision:NAME`, an `.npz` file, a folder of IDX files, or a folder of images by class.
+def open_source(
+    source: str,
+    root: Path | None = None,
+    class_names: Sequence[str] | None = None,
+    options: dict[str, Any] | None = None,
+) -> Source:
+    """Open `digits`, `glyphs`, `torchvision:NAME`, an `.npz` file, a folder of IDX files, or a folder by class.
 
     Args:
         root: where a torchvision data set has been downloaded to.
         class_names: names to use where the source has none.
+        options: of `glyphs` (see `glyph_source`).
 
     Raises:
         RectifyError: there is no such source, or it lacks a part.
     """
+    from .retrieval_sets import RETRIEVAL_SETS, open_retrieval_set  # here, because it needs Source
+
     kind, _, name = source.partition(":")
     path = Path(source).expanduser()
+    if options and source != "glyphs":
+        raise RectifyError(f"SOURCE {source!r} takes no options, but {', '.join(options)} is given; remove it.")
     if source == "digits":
         opened = _digits()
+    elif source == "glyphs":
+        opened = _glyphs(options or {})
+    elif kind in RETRIEVAL_SETS:
+        opened = open_retrieval_set(kind, Path(name).expanduser())
     elif kind == "torchvision":
         opened = _torchvision(name, root)
     elif path.is_file() and path.suffix == ".npz":
@@ -59,10 +79,10 @@ def open_source(source: str, root: Path | None = None, class_names: Sequence[str
     elif path.is_dir():
         opened = _idx(path) if any(path.glob("*-ubyte*")) else _folder(path)
     else:
-        known = ["digits", "torchvision:NAME"]
+        known = ["digits", "glyphs", "torchvision:NAME", *(f"{kind}:FOLDER" for kind in RETRIEVAL_SETS)]
         raise RectifyError(
-            f"SOURCE {source!r} is neither a folder of images or IDX files, an .npz file, digits, nor torchvision:NAME"
-            f"; check the path.{did_you_mean(source, known)}"
+            f"SOURCE {source!r} is neither a folder of images or IDX files, an .npz file, digits, glyphs, nor "
+            f"torchvision:NAME; check the path.{did_you_mean(source, known)}"
         )
     classes = int(opened.labels.max(initial=0)) + 1
     if class_names is not None:
@@ -98,6 +118,17 @@ def _from_arrays(parts: dict[str, tuple[np.ndarray, np.ndarray]], origin: str, *
         raise RectifyError(f"{origin}: label {label.min()} is negative; labels count from 0.")
     names = [str(number) for number in range(int(label.max(initial=0)) + 1)]
     return Source(image, label, names, np.concatenate(tests), keys, **shares)
+
+
+def _glyphs(options: dict[str, Any]) -> Source:
+    from .glyphs import glyph_source
+
+    try:
+        return glyph_source(**options)
+    except TypeError as error:
+        known = inspect.signature(glyph_source).parameters
+        wrong = next((name for name in options if name not in known), "")
+        raise RectifyError(f"glyphs: the option {wrong} is unknown or {error}.{did_you_mean(wrong, known)}") from error
 
 
 def _digits() -> Source:
