@@ -39,11 +39,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def quieten() -> None:
-    """Drop what Lightning prints at each start and no user can act on: an advertisement and its own deprecations."""
+    """Drop what Lightning prints at each start and no user can act on."""
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: "litlogger" not in record.getMessage())
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*The `srun` command is available.*")
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what our modules log is reduced already
 
 
 def run(arguments: list[str]) -> None:
@@ -58,8 +59,9 @@ def run(arguments: list[str]) -> None:
     restrict_imports(allowed)
 
     from lightning_rectify.commands.cli import RectifyCLI
+    from lightning_rectify.commands.module_choice import choose_module
 
-    RectifyCLI(arguments)
+    RectifyCLI(arguments, choose_module(arguments, allowed))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -13,7 +13,6 @@ from pytorch_lightning.utilities import rank_zero_info
 from ..callbacks import ExplainFailure, FiniteLoss, Preemption, Progress, config_fingerprint, find_resume
 from ..datamodules import ShardDataModule
 from ..errors import RectifyError
-from ..lightning_modules import Classifier
 from ..strategies import AtomicCheckpoint
 from .parser import ShortErrorParser
 from .provenance import Provenance, mark_finished
@@ -25,10 +24,11 @@ SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class RectifyCLI(LightningCLI):
-    """`fit`, `validate`, `test` and `predict` for a Classifier on a ShardDataModule."""
+    """`fit`, `validate`, `test` and `predict` for a module (`choose_module`) on a ShardDataModule."""
 
-    def __init__(self, args: list[str]):
+    def __init__(self, args: list[str], module: type[LightningModule]):
         self.run_folder: Path | None = None
+        self.module = module
         try:
             self._run(args)
         except BaseException:
@@ -39,7 +39,7 @@ class RectifyCLI(LightningCLI):
     def _run(self, args: list[str]) -> None:
         mode = {"parser_mode": "omegaconf+"}  # the only mode in which several files and overrides compose
         super().__init__(
-            Classifier,
+            self.module,
             ShardDataModule,
             args=args,
             parser_class=ShortErrorParser,
@@ -66,16 +66,18 @@ class RectifyCLI(LightningCLI):
         return any(isinstance(callback, Provenance) and callback.began for callback in callbacks)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--module", type=str, default=self.module.__name__, help="What `model` is, e.g. Retriever.")
         parser.add_argument("--name", type=str | None, help="Name of the run; its folder is <runs_dir>/<name>.")
         parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="Folder of all runs.")
         parser.add_argument("--init_from", type=str | None, help="Weights to start from; to resume use --ckpt_path.")
         parser.add_argument("--replace_head", type=bool, default=False, help="With --init_from: keep a fresh head.")
         parser.add_argument("--final_test", type=bool, default=True, help="After fit, test the best checkpoint.")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        monitor, mode = getattr(self.module, "monitor", ("val/accuracy", "max"))
         parser.set_defaults(
             {
-                "checkpoint.monitor": "val/accuracy",
-                "checkpoint.mode": "max",
+                "checkpoint.monitor": monitor,
+                "checkpoint.mode": mode,
                 "checkpoint.filename": "best",
                 "checkpoint.enable_version_counter": False,
             }
