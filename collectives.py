@@ -43,18 +43,45 @@ def any_rank(flag: bool | Tensor) -> bool:
     return bool(value)
 
 
-def gather_rows(value: Tensor) -> list[Tensor]:
-    """Gather (n_r, ...) tensors whose first size may differ between ranks, without gradient, in rank order."""
+def row_counts(count: int, device: torch.device) -> list[int]:
+    """Return every rank's row count.
+
+    On a GPU the exchange runs on a stream of its own, so that the host waits for the other ranks but not for the
+    forward pass queued before.
+    """
+    side = torch.cuda.Stream(device) if device.type == "cuda" else None
+    with torch.cuda.stream(side):
+        own = torch.tensor([count], device=device)
+        counts = [torch.zeros_like(own) for _ in range(world_size())]
+        dist.all_gather(counts, own)
+        return torch.cat(counts).tolist()
+
+
+def _padded(value: Tensor, count: int) -> Tensor:
+    return torch.cat((value, value.new_zeros((count - len(value), *value.shape[1:])))).contiguous()
+
+
+def gather_rows(value: Tensor, counts: list[int] | None = None) -> list[Tensor]:
+    """Gather (n_r, ...) tensors whose first size may differ between ranks, without gradient, in rank order.
+
+    Args:
+        counts: the sizes, if they were exchanged before by `row_counts`.
+    """
     if not is_distributed():
         return [value]
-    value = value.detach().contiguous()
-    sizes = [torch.zeros(1, dtype=torch.int64, device=value.device) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.tensor([len(value)], device=value.device))
-    counts = [int(size) for size in sizes]
-    padded = value.new_zeros((max(counts), *value.shape[1:]))
-    padded[: len(value)] = value
+    counts = row_counts(len(value), value.device) if counts is None else counts
+    padded = _padded(value.detach(), max(counts))
     pieces = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(pieces, padded)
+    return [piece[:count] for piece, count in zip(pieces, counts, strict=True)]
+
+
+def gather_rows_with_gradient(value: Tensor, counts: list[int] | None = None) -> list[Tensor]:
+    """As `gather_rows`, with the gradient of `gather_with_gradient`: the backward sums the gradients of all ranks."""
+    if not is_distributed():
+        return [value]
+    counts = row_counts(len(value), value.device) if counts is None else counts
+    pieces = all_gather_with_gradient(_padded(value, max(counts)))
     return [piece[:count] for piece, count in zip(pieces, counts, strict=True)]
 
 
