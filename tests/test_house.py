@@ -13,7 +13,7 @@ ROOMS = {
     3: ["losses"],
     2: ["attacks", "attribution", "calibration", "unlearning"],
     1: ["metrics", "datamodules", "backbones", "strategies"],
-    0: ["collectives", "randomness", "frozen", "files", "errors", "names"],
+    0: ["collectives", "randomness", "frozen", "files", "errors", "names", "ratio"],
 }
 BESIDE = {("train", "commands"), ("files", "errors")}  # the ground floor's own error lies under its files
 FLOOR = {room: floor for floor, rooms in ROOMS.items() for room in rooms}

@@ -1,0 +1,34 @@
+"""Checks of what users give an attack."""
+
+from typing import overload
+
+from torch import Tensor
+
+from ..errors import RectifyError
+
+
+def check_budget(name: str, eps: float, step_size: float, steps: int, norm: str) -> None:
+    """Raise RectifyError for a radius in the wrong unit or a step of nothing."""
+    largest = 1 if norm == "linf" else 16
+    if not 0 < eps <= largest:
+        unit = "pixels in [0, 1], e.g. 8/255" if norm == "linf" else "L2 distance of pixels in [0, 1], e.g. 0.5"
+        raise RectifyError(f"{name}: eps is {eps}; give it in {unit}.")
+    if not step_size > 0:
+        raise RectifyError(f"{name}: step_size is {step_size}, so nothing would move; give e.g. eps/4.")
+    if steps < 1:
+        raise RectifyError(f"{name}: steps is {steps}; at least 1 is needed.")
+
+
+def check_choice(name: str, key: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise RectifyError unless the value is one of the choices."""
+    if value not in choices:
+        raise RectifyError(f"{name}: {key} is {value!r}; choose {', '.join(choices[:-1])} or {choices[-1]}.")
+
+
+@overload
+def per_sample(value: float, image: Tensor) -> float: ...
+@overload
+def per_sample(value: Tensor, image: Tensor) -> Tensor: ...
+def per_sample(value: float | Tensor, image: Tensor) -> float | Tensor:
+    """Return a (B,) tensor in the form in which it broadcasts against the images; numbers as they are."""
+    return value.view(-1, *[1] * (image.ndim - 1)) if isinstance(value, Tensor) else value
