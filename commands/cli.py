@@ -1,10 +1,13 @@
 """The command line: LightningCLI with composable configs, run folders, starting weights and short errors."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -69,6 +72,9 @@ class RectifyCLI(LightningCLI):
         parser.add_argument("--module", type=str, default=self.module.__name__, help="What `model` is, e.g. Retriever.")
         parser.add_argument("--name", type=str | None, help="Name of the run; its folder is <runs_dir>/<name>.")
         parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="Folder of all runs.")
+        parser.add_argument(
+            "--threads", type=int | None, help="CPU threads of a process; by default its share of the cores."
+        )
         parser.add_argument("--init_from", type=str | None, help="Weights to start from; to resume use --ckpt_path.")
         parser.add_argument("--replace_head", type=bool, default=False, help="With --init_from: keep a fresh head.")
         parser.add_argument("--final_test", type=bool, default=True, help="After fit, test the best checkpoint.")
@@ -109,6 +115,9 @@ class RectifyCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False and not _has_progress_bar(config.get("callbacks")):
             kwargs["callbacks"] = [*(config.get("callbacks") or []), Progress()]
         trainer = super().instantiate_trainer(**kwargs)
+        if isinstance(trainer.accelerator, CPUAccelerator):
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            torch.set_num_threads(self._get(self.config, "threads") or max(1, cores // trainer.num_devices))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpoint()
         if not config.get("fast_dev_run") and trainer.checkpoint_callbacks:
