@@ -1,6 +1,8 @@
 """Every YAML snippet of README and docs runs, and what they name exists."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,8 @@ def test_pages_name_only_classes_that_exist():
     for page in PAGES:
         for name in re.findall(r"class_path: (\w+)\b(?!\.)", page.read_text()):
             assert name in known or name in {"AdamW", "SGD", "Timer", "EarlyStopping"}, f"{page.name}: {name}"
+
+
+def test_benchmark_tables_are_those_of_the_results():
+    script = ROOT / "benchmarks" / "tables.py"
+    assert subprocess.run([sys.executable, script, "--check"]).returncode == 0, "run benchmarks/tables.py"
