@@ -156,6 +156,10 @@ class ShardDataModule(pl.LightningDataModule):
         """The manifest's file, for the record of a run; None for streams and before `setup`."""
         return None if self.manifest is None else self.manifest.folder / "manifest.json"
 
+    def images(self, indices: np.ndarray) -> Tensor:
+        """Return (n, C, H, W) uint8 of samples by their index, as they are stored; for figures, not for streams."""
+        return self._reader.images(np.asarray(indices))[0]
+
     def _known(self) -> Manifest:
         if self.manifest is None:
             raise RectifyError("The data are not set up yet; call prepare_data() and setup() first.")
