@@ -57,10 +57,7 @@ def class_utility(
         raise RectifyError(f"OPIS: c is {c}; it must be above 0.")
     if min_positives < 1:
         raise RectifyError(f"OPIS: min_positives is {min_positives}; a class needs 1 positive pair or more.")
-    strict, loose = (position_at_far(histogram, rate) for rate in far)
-    edges = inner_edges(histogram, far)
-    kept = edges[torch.linspace(0, len(edges) - 1, min(len(edges), THRESHOLDS)).round().long()]
-    position = torch.cat((strict[None], kept.flip(0).to(strict), loose[None]))
+    position = utility_positions(histogram, far)
     positives = histogram.positives
     usable = positives >= min_positives
     if not usable.any():
@@ -68,10 +65,21 @@ def class_utility(
             f"OPIS: none of {len(positives)} classes has {min_positives} positive pairs; lower min_positives."
         )
     sensitivity, wrong = sensitivity_and_far(histogram.only(usable), position)
-    specificity = 1 - wrong
-    utility = (1 + c**2) * specificity * sensitivity / (c**2 * specificity + sensitivity)
     where = distance(histogram.cosine(position))
-    return Utility(where, utility.nan_to_num(0.0), histogram.classes[usable], positives[usable])
+    return Utility(where, utility_of(sensitivity, 1 - wrong, c), histogram.classes[usable], positives[usable])
+
+
+def utility_of(sensitivity: Tensor, specificity: Tensor, c: float = 1.0) -> Tensor:
+    """Return (1+c²)·specificity·sensitivity / (c²·specificity + sensitivity), 0 where both are 0."""
+    return ((1 + c**2) * specificity * sensitivity / (c**2 * specificity + sensitivity)).nan_to_num(0.0)
+
+
+def utility_positions(histogram: PairHistogram, far: CalibrationRange) -> Tensor:
+    """Return the thresholds of the utility as positions on the bin axis, falling: both ends, inner edges between."""
+    strict, loose = (position_at_far(histogram, rate) for rate in far)
+    edges = inner_edges(histogram, far)
+    kept = edges[torch.linspace(0, len(edges) - 1, min(len(edges), THRESHOLDS)).round().long()]
+    return torch.cat((strict[None], kept.flip(0).to(strict), loose[None]))
 
 
 def check_range(far: CalibrationRange) -> None:

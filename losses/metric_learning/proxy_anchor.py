@@ -54,7 +54,7 @@ class ProxyAnchor(ProxyLoss):
             empty = cosine.new_full((1, self.classes), nothing)
             partial = torch.stack([torch.cat((part, empty)).logsumexp(0) for part in (pull, push)])
             gathered = gather_with_gradient(partial[None])  # (W, 2, classes)
-            total = F.softplus(gathered.logsumexp(0))
+            total = torch.logaddexp(gathered.logsumexp(0), cosine.new_zeros(()))  # softplus() gives up at 20
             present = gathered[:, 0].amax(0) > nothing / 2
             self.terms = {"classes_in_batch": present.sum()}
             pulled = torch.where(present, total[0], 0.0).sum() / present.sum().clamp_min(1)
@@ -63,5 +63,5 @@ class ProxyAnchor(ProxyLoss):
 
 def check_classes(owner: str, labels: Tensor, classes: int) -> None:
     """Raise RectifyError if a label lies outside [0, classes) (one host sync)."""
-    if len(labels) and not 0 <= (worst := int(labels[(2 * labels - classes).abs().argmax()])) < classes:
+    if len(labels) and not 0 <= (worst := int(labels[(2 * labels - (classes - 1)).abs().argmax()])) < classes:
         raise RectifyError(f"{owner}: a label is {worst}, but classes is {classes}; labels must lie in [0, {classes}).")
