@@ -1,0 +1,66 @@
+"""Class weights against imbalance, set in late (SRAT, DRW)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import RectifyError
+from .weighting import Seen, Term, Weighting, global_mean_one
+
+
+class ClassBalancedWeights(Weighting):
+    """max_c(E)/E_y with E_c the effective number (1 - β^n_c) or n_c itself, scaled to a mean of 1 over the batch.
+
+    The scale is that of PyTorch's weighted cross-entropy, taken over all ranks. Under mixing a sample's weight is the
+    label-weighted mean. Cui et al. 2019; deferred in Cao et al. 2019 and Wang et al. 2022 (arXiv 2107.13639).
+
+    Args:
+        counts: training samples n_c of each class.
+        kind: `effective` number of samples, or `inverse` frequency.
+        beta: β in [0, 1) of the effective number.
+        defer: share of the training before which all weights are 1; published at epoch 160 of 200.
+        on: see Weighting.
+
+    Raises:
+        RectifyError: no counts, a class without samples, or fewer counts than the network has classes.
+    """
+
+    class_weight: Tensor
+
+    def __init__(
+        self,
+        counts: Sequence[int] | None = None,
+        kind: Literal["effective", "inverse"] = "effective",
+        beta: float = 0.9999,
+        defer: float = 0.0,
+        on: Term = "all",
+    ):
+        super().__init__(defer, on)
+        if not counts:
+            raise RectifyError("ClassBalancedWeights: counts is missing; give the training samples of each class.")
+        if min(counts) <= 0:
+            raise RectifyError(f"ClassBalancedWeights: counts holds {min(counts)}; each class needs 1 or more.")
+        if kind not in ("effective", "inverse"):
+            raise RectifyError(f"ClassBalancedWeights: kind is {kind!r}; choose effective or inverse.")
+        if not 0 <= beta < 1:
+            raise RectifyError(f"ClassBalancedWeights: beta is {beta}; it must lie in [0, 1).")
+        number = torch.tensor(counts, dtype=torch.float64)
+        if kind == "effective":
+            number = 1 - beta**number
+        self.register_buffer("class_weight", (number.max() / number).float(), persistent=False)
+
+    def setup(self, backbone: nn.Module) -> None:
+        classes = getattr(backbone, "classes", 0)
+        if len(self.class_weight) < classes:
+            raise RectifyError(
+                f"ClassBalancedWeights: counts has {len(self.class_weight)} entries for {classes} classes; "
+                "give the training samples of each class."
+            )
+
+    def weigh(self, seen: Seen, update: bool) -> Tensor:
+        each = self.class_weight.to(seen.loss.dtype)
+        if isinstance(seen.target, Tensor):
+            return global_mean_one(each[seen.target])
+        return global_mean_one((each[seen.target.labels] * seen.target.weights).sum(1))
