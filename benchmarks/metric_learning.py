@@ -2,9 +2,9 @@
 
     python benchmarks/metric_learning.py
 
-TCM: forward and backward, batch 768 of 512 dimensions, 8 images per class, unit vectors; both take turns in one process.
+TCM: forward and backward, batch 768 of 512 dimensions, 8 images per class, unit vectors; both take turns.
 OPIS: 60,502 embeddings of 512 dimensions in 11,316 classes, random around class centres; memory is what the process
-grows at its peak over what it holds before. The peaks are read in processes of their own.
+grows to at its peak. The peaks are read in processes of their own.
 """
 
 import multiprocessing

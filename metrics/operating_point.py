@@ -49,7 +49,7 @@ def _above(counts: Tensor) -> Tensor:
 
 
 def _totals(histogram: PairHistogram) -> tuple[Tensor, Tensor]:
-    positive, negative = _above(histogram.positive.sum(0)), _above(histogram.negative.sum(0))
+    positive, negative = (_above(counts) for counts in histogram.pooled)
     if not positive[-1]:
         raise RectifyError(
             f"operating point: {len(histogram.classes)} classes hold no positive pair; "
@@ -94,8 +94,8 @@ def threshold_at_far(histogram: PairHistogram, far: float) -> float:
 def tar_at_far(histogram: PairHistogram, far: float) -> float:
     """Return the share of positive pairs accepted where the global FAR is `far`."""
     position = position_at_far(histogram, far)[None]
-    total = histogram.positive.sum(0, keepdim=True)
-    return float(histogram.accepted(total, position) / total.sum())
+    positive = histogram.pooled[0]
+    return float(histogram.accepted(positive[None], position) / positive.sum())
 
 
 def equal_error_rate(histogram: PairHistogram) -> float:
@@ -137,6 +137,6 @@ def class_rates(histogram: PairHistogram, threshold: float) -> ClassRates:
 
 def sensitivity_and_far(histogram: PairHistogram, position: Tensor) -> tuple[Tensor, Tensor]:
     """Return 1 - FRR and FAR of every class at positions (G,) on the bin axis, (C, G) each."""
-    tables = (histogram.positive, histogram.negative)
-    accepted, wrong = (histogram.accepted(table, position) / table.sum(1, keepdim=True) for table in tables)
+    tables = zip((histogram.positive, histogram.negative), histogram.per_class, strict=True)
+    accepted, wrong = (histogram.accepted(table, position) / size[:, None] for table, size in tables)
     return accepted, wrong

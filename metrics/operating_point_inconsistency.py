@@ -64,7 +64,7 @@ def class_utility(
         raise RectifyError(
             f"OPIS: none of {len(positives)} classes has {min_positives} positive pairs; lower min_positives."
         )
-    sensitivity, wrong = sensitivity_and_far(histogram.only(usable), position)
+    sensitivity, wrong = (rates[usable] for rates in sensitivity_and_far(histogram, position))
     where = distance(histogram.cosine(position))
     return Utility(where, utility_of(sensitivity, 1 - wrong, c), histogram.classes[usable], positives[usable])
 

@@ -24,20 +24,20 @@ def opis_noise_floor(
 ) -> Tensor:
     """Return OPIS of resampled data in which all classes are alike, (draws,): what lies below it is sampling noise.
 
-    Each draw gives every class the pooled sensitivity and specificity, and draws its positive pairs anew: as many as it has (`pairs`, as if pairs were independent, a lower bound of the noise), or as many as its
-    images make disjoint pairs (`images`, ⌊n/2⌋, an upper bound).
+    Each draw gives every class the pooled sensitivity and specificity, and draws its positive pairs anew: as many as it
+    has (`pairs`, as if pairs were independent, a lower bound of the noise), or as many as its images make disjoint
+    pairs (`images`, ⌊n/2⌋, an upper bound).
 
     Args:
         generator: on the CPU; one with a fixed seed by default.
     """
     if independent not in get_args(Independent):
-        raise RectifyError(f"noise floor: independent is {independent!r}; choose {' or '.join(get_args(Independent))}.")
+        raise RectifyError(f"noise floor: independent is {independent!r}; choose images or pairs.")
     if draws < 1:
         raise RectifyError(f"noise floor: draws is {draws}; it must be 1 or more.")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     position = utility_positions(histogram, far)
-    pooled = [table.sum(0, keepdim=True) for table in (histogram.positive, histogram.negative)]
-    rates = [(histogram.accepted(table, position) / table.sum()).cpu() for table in pooled]
+    rates = [(histogram.accepted(counts[None], position) / counts.sum()).cpu() for counts in histogram.pooled]
     sensitivity, specificity = rates[0][0], 1 - rates[1]
     positives = histogram.positives.cpu()
     positives = positives[positives >= min_positives]

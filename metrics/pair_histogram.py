@@ -1,6 +1,7 @@
 """The one state behind every verification metric: how many pairs of each class lie at which cosine."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -86,12 +87,22 @@ class PairHistogram:
     @property
     def positives(self) -> Tensor:
         """(C,) unordered positive pairs of each class."""
-        return self.positive.sum(1) // 2
+        return self.per_class[0] // 2
 
     @property
     def singletons(self) -> int:
         """Classes without a positive pair."""
-        return int((self.positive.sum(1) == 0).sum())
+        return int((self.per_class[0] == 0).sum())
+
+    @cached_property
+    def per_class(self) -> tuple[Tensor, Tensor]:
+        """(C,) ordered positive and negative pairs of each class."""
+        return self.positive.sum(1), self.negative.sum(1)
+
+    @cached_property
+    def pooled(self) -> tuple[Tensor, Tensor]:
+        """(B,) ordered positive and negative pairs of all classes in each bin."""
+        return self.positive.sum(0), self.negative.sum(0)
 
     def only(self, kept: Tensor) -> "PairHistogram":
         """Return the tables of some classes (bool (C,)); their negatives stay those against all classes."""

@@ -86,5 +86,5 @@ def test_bad_input():
         whole.merge(PairHistogram.of(ROWS, LABELS, bins=64))
     with pytest.raises(RectifyError, match="1 bins"):
         PairHistogram.of(ROWS, LABELS, bins=1)
-    with pytest.raises(RectifyError, match="on \\[0.5, 0.2\\]"):
+    with pytest.raises(RectifyError, match=r"on \[0.5, 0.2\]"):
         PairHistogram.of(ROWS, LABELS, low=0.5, high=0.2)

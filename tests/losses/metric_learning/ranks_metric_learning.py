@@ -9,7 +9,7 @@ from torch import nn
 from lightning_rectify.losses import (
     AdaFace,
     Context,
-    CrossBatchMemory,
+    EmbeddingMemory,
     LibraryLoss,
     MetricLearning,
     ProxyAnchor,
@@ -73,7 +73,7 @@ def simple(loss, steps=1):
 tcm = ThresholdConsistentMargin(positive_weight=2.0, negative_weight=0.7, negative_margin=0.1)
 masked = ThresholdConsistentMargin(power=2, negative_margin=0.0, pair_mask=lambda a, b: a[:, None] != b)
 objective = MetricLearning(LibraryLoss("MultiSimilarityLoss"), [ThresholdConsistentMargin()])
-memory = CrossBatchMemory(ThresholdConsistentMargin(negative_margin=0.1), size=40, dimension=8)
+memory = EmbeddingMemory(ThresholdConsistentMargin(negative_margin=0.1), size=40, dimension=8)
 filled = case(lambda network: memory(unit(network), label[own]), memory, steps=3)
 adaface = AdaFace(5, 8, momentum=1.0)
 triple = MetricLearning(LibraryLoss("SoftTripleLoss", {"num_classes": 5, "embedding_size": 8}))

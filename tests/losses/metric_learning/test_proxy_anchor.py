@@ -46,7 +46,7 @@ def test_proxies_move_faster_under_adam_by_the_scale():
         (lambda: ProxyAnchor(3, 0), "dimension is 0"),
         (lambda: ProxyAnchor(3, 4, scale=0), "scale is 0"),
         (lambda: ProxyAnchor(3, 4, learning_rate_scale=0), "learning_rate_scale is 0"),
-        (lambda: ProxyAnchor(3)(torch.eye(4), torch.arange(4)), "set dimension"),
+        (lambda: ProxyAnchor(3)(torch.eye(3), torch.arange(3)), "set dimension"),
         (lambda: ProxyAnchor(3, 4)(torch.eye(4), torch.arange(4)), "a label is 3"),
     ],
 )

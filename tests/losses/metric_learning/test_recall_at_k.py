@@ -1,4 +1,4 @@
-"""The Recall@k surrogate against its definition in a loop, and against the counted share of positives in the first k."""
+"""The Recall@k surrogate against its definition in a loop, and against the share of positives in the first k."""
 
 import pytest
 import torch

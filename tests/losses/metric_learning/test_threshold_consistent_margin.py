@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from lightning_rectify.errors import RectifyError
-from lightning_rectify.losses import CrossBatchMemory, SmoothAP, ThresholdConsistentMargin
+from lightning_rectify.losses import EmbeddingMemory, SmoothAP, ThresholdConsistentMargin
 
 
 def rows(count, seed=0):
@@ -113,7 +113,7 @@ def test_memory_holds_the_last_embeddings_and_survives_a_restart():
         raw, labels = rows(6, seed)
         return F.normalize(raw, dim=1).float().detach().requires_grad_(), labels
 
-    memory = CrossBatchMemory(ThresholdConsistentMargin(), size=15, dimension=5)
+    memory = EmbeddingMemory(ThresholdConsistentMargin(), size=15, dimension=5)
     batches = [batch(seed) for seed in range(5)]
     assert float(memory(*batches[0]).detach()) == 0  # nothing remembered yet
     for one in batches[1:4]:
@@ -121,7 +121,7 @@ def test_memory_holds_the_last_embeddings_and_survives_a_restart():
     past, past_labels = (torch.cat([one[part] for one in batches[:3]])[-15:] for part in (0, 1))
     wanted = ThresholdConsistentMargin()(*batches[3], past, past_labels)
     torch.testing.assert_close(value, wanted)
-    again = CrossBatchMemory(ThresholdConsistentMargin(), size=15, dimension=5)
+    again = EmbeddingMemory(ThresholdConsistentMargin(), size=15, dimension=5)
     again.load_state_dict(memory.state_dict())
     assert torch.equal(again(*batches[4]), memory(*batches[4]))
     assert torch.equal(again.embeddings, memory.embeddings)
@@ -144,8 +144,8 @@ UNIT = F.normalize(torch.ones(4, 3), dim=1)
         (lambda: ThresholdConsistentMargin()(UNIT, torch.ones(3).long()), "must be"),
         (lambda: ThresholdConsistentMargin()(UNIT, torch.ones(4).long(), UNIT), "together"),
         (lambda: ThresholdConsistentMargin(pair_mask=lambda a, b: a == b)(UNIT, torch.ones(4).long()), "pair_mask"),
-        (lambda: CrossBatchMemory(SmoothAP()), "takes no references"),
-        (lambda: CrossBatchMemory(ThresholdConsistentMargin(), size=0), "size is 0"),
+        (lambda: EmbeddingMemory(SmoothAP()), "takes no references"),
+        (lambda: EmbeddingMemory(ThresholdConsistentMargin(), size=0), "size is 0"),
     ],
 )
 def test_bad_input(make, said):

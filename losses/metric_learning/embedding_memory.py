@@ -9,11 +9,11 @@ from ...errors import RectifyError
 from .embedding_loss import EmbeddingLoss, gather_embeddings
 
 
-class CrossBatchMemory(EmbeddingLoss):
+class EmbeddingMemory(EmbeddingLoss):
     """A loss over the pairs of a row with the last `size` embeddings of earlier batches, of all ranks, detached.
 
-    Wang et al. 2020, arXiv 1912.06798. It adds no pair inside the batch: list the loss itself beside it for those. The
-    memory is the same on every rank and a buffer, so a resumed run goes on with it.
+    Cross-batch memory, Wang et al. 2020, arXiv 1912.06798. It adds no pair inside the batch: list the loss itself
+    beside it for those. The memory is the same on every rank and a buffer, so a resumed run goes on with it.
 
     Args:
         loss: one that takes references, e.g. `ThresholdConsistentMargin`.
@@ -30,10 +30,10 @@ class CrossBatchMemory(EmbeddingLoss):
         super().__init__()
         if not getattr(loss, "references", False):
             raise RectifyError(
-                f"CrossBatchMemory: {type(loss).__name__} takes no references; use ThresholdConsistentMargin."
+                f"EmbeddingMemory: {type(loss).__name__} takes no references; use ThresholdConsistentMargin."
             )
         if size < 1:
-            raise RectifyError(f"CrossBatchMemory: size is {size}; it must be 1 or more.")
+            raise RectifyError(f"EmbeddingMemory: size is {size}; it must be 1 or more.")
         self.loss, self.size = loss, size
         self._count: int | None = None  # `written` on the host, read once after a start or a restart
         self._ready = False
@@ -46,7 +46,7 @@ class CrossBatchMemory(EmbeddingLoss):
         if not self._ready:
             dimension = getattr(backbone, "classes", None)
             if not isinstance(dimension, int):
-                raise RectifyError("CrossBatchMemory: set dimension, the size of the embedding.")
+                raise RectifyError("EmbeddingMemory: set dimension, the size of the embedding.")
             self._allocate(dimension)
 
     def _allocate(self, dimension: int) -> None:
@@ -57,7 +57,7 @@ class CrossBatchMemory(EmbeddingLoss):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         if not self._ready:
-            raise RectifyError("CrossBatchMemory: set dimension, or call setup(backbone) first.")
+            raise RectifyError("EmbeddingMemory: set dimension, or call setup(backbone) first.")
         if self._count is None:
             self._count = int(self.written)
         # copies: the buffers change below, before the backward reads what the loss saved
