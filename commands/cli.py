@@ -18,6 +18,7 @@ from ..datamodules import ShardDataModule
 from ..errors import RectifyError
 from ..strategies import AtomicCheckpoint
 from .parser import ShortErrorParser
+from .predictions import write_predictions
 from .provenance import Provenance, mark_finished
 from .results_table import print_results
 from .run_folder import choose_run_folder, release_run_folder
@@ -158,6 +159,18 @@ class RectifyCLI(LightningCLI):
     def validate(self, **kwargs: Any) -> None:
         """Validate, and print one table instead of one line per value."""
         self._evaluate(self.trainer.validate, kwargs)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write the probabilities of the test split as `predictions.csv` into the run folder."""
+        kwargs.pop("return_predictions", None)
+        kwargs["weights_only"] = True
+        batches = self.trainer.predict(**kwargs, return_predictions=True)
+        if not batches or self.run_folder is None or "probability" not in batches[0]:
+            raise RectifyError(f"predict: {type(self.model).__name__} gives no probabilities; use test.")
+        keys = getattr(getattr(self.datamodule, "index", None), "key", None)
+        path = self.run_folder / "predictions.csv"
+        count = write_predictions(path, batches, self.datamodule.class_names, keys, self.trainer.is_global_zero)
+        rank_zero_info(f"{count} predictions in {path}")
 
     def _evaluate(self, run: Any, kwargs: dict[str, Any]) -> None:
         kwargs.setdefault("weights_only", True)

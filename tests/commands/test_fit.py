@@ -105,6 +105,19 @@ def test_init_from_takes_plain_weights_and_safetensors(command):
         assert command("fit", *SHORT, "--trainer.fast_dev_run", 1, "--init_from", name).code == 0
 
 
+def test_predict_writes_the_test_split(command, trained):
+    best = command.folder / "runs/quickstart/checkpoints/best.ckpt"
+    ended = command("predict", *SHORT, "--ckpt_path", best)
+    assert ended.code == 0, ended.error
+    with (command.folder / "runs/quickstart/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len({row["index"] for row in rows}) == 269 and len({row["key"] for row in rows}) == 269
+    for row in rows:
+        probability = {name: float(row[name]) for name in "0123456789"}
+        assert sum(probability.values()) == pytest.approx(1, abs=1e-4)
+        assert row["prediction"] == max(probability, key=probability.__getitem__)
+
+
 def test_test_reports_the_checkpoint(command, trained):
     best = command.folder / "runs/quickstart/checkpoints/best.ckpt"
     again = command("test", "-c", command.folder / "runs/quickstart/config.yaml", "--ckpt_path", best)
