@@ -15,16 +15,16 @@ machine costs more than the work."""
 
 
 class Bins(NamedTuple):
-    """`count` equal bins of cosine on [low, high]; what lies outside goes to the first or last bin."""
+    """`number` equal bins of cosine on [low, high]; what lies outside goes to the first or last bin."""
 
-    count: int
+    number: int
     low: float
     high: float
 
     def place(self, cosine: Tensor) -> Tensor:
         """Return the int32 bin of each cosine; overwrites `cosine`."""
-        scale = self.count / (self.high - self.low)
-        return cosine.sub_(self.low).mul_(scale).clamp_(0, self.count - 1).to(torch.int32)
+        scale = self.number / (self.high - self.low)
+        return cosine.sub_(self.low).mul_(scale).clamp_(0, self.number - 1).to(torch.int32)
 
 
 class Sorted(NamedTuple):
@@ -60,7 +60,7 @@ def count_pairs(rows: Sorted, bins: Bins, shard: tuple[int, int] = (0, 1)) -> tu
     """
     total, classes = len(rows.embeddings), len(rows.classes)
     device = rows.embeddings.device
-    positive = torch.zeros(classes, bins.count, dtype=torch.int64, device=device)
+    positive = torch.zeros(classes, bins.number, dtype=torch.int64, device=device)
     negative = torch.zeros_like(positive)
     starts = range(0, total, BLOCK)
     blocks = [(a, b) for a in starts for b in starts if b >= a]

@@ -6,8 +6,10 @@ from lightning_rectify.collectives import (
     any_rank,
     broadcast_object,
     gather_rows,
+    gather_rows_with_gradient,
     gather_with_gradient,
     global_mean_weight,
+    row_counts,
     sum_over_ranks,
 )
 
@@ -27,6 +29,12 @@ weight = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
 rows = gather_with_gradient(data * weight)
 (whole,) = torch.autograd.grad((rows @ rows.T).tanh().sum(), weight)
 
+all_rows = torch.arange(8, dtype=torch.float64).view(4, 2) / 10
+uneven = all_rows[:1] if rank == 0 else all_rows[1:]
+counts = row_counts(len(uneven), uneven.device)
+rows = torch.cat(gather_rows_with_gradient(uneven * weight, counts))
+(of_uneven,) = torch.autograd.grad((rows @ rows.T).tanh().sum(), weight)
+
 own = data * weight
 rows = gather_with_gradient(own)
 (share,) = torch.autograd.grad((own @ rows.T).tanh().sum() * world, weight)
@@ -42,6 +50,8 @@ report(
         "rows": [piece.tolist() for piece in gather_rows(torch.tensor([0.0, 1.0] if rank == 0 else [10.0]))],
         "any": [any_rank(rank == 1), any_rank(False)],
         "object": broadcast_object({"from": rank}),
+        "counts": counts,
+        "uneven": averaged(of_uneven),
         "whole": averaged(whole),
         "share": averaged(share),
         "normalised": averaged(normalised),

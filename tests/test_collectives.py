@@ -39,6 +39,8 @@ def test_a_loss_over_gathered_rows_has_the_gradient_of_one_process(ranks):
     for report in ranks:
         np.testing.assert_allclose(report["whole"], weight.grad.numpy(), rtol=1e-12)
         np.testing.assert_allclose(report["share"], weight.grad.numpy(), rtol=1e-12)
+        assert report["counts"] == [1, 3]
+        np.testing.assert_allclose(report["uneven"], weight.grad.numpy(), rtol=1e-12)
 
 
 def test_a_globally_normalised_sum_has_the_gradient_of_one_process(ranks):
