@@ -35,7 +35,7 @@ class WorstQueries:
     relevant: Tensor
 
 
-def worst_queries(evaluation: RetrievalEvaluation, count: int, k: int = 5) -> WorstQueries:
+def choose_worst_queries(evaluation: RetrievalEvaluation, count: int, k: int = 5) -> WorstQueries:
     """Return at most one query a class: those with the fewest of their class among the first k, the surest first.
 
     Looks at 4,096 queries, evenly spread, if there are more; queries alone in their class are left out.

@@ -13,7 +13,7 @@ from ..metrics.operating_point import class_rates, threshold_at_far
 from .batches import forward_logits, image_batch
 from .class_rates_table import ClassRow, write_class_rates
 from .figures import log_figure
-from .query_panel import worst_queries, worst_queries_figure
+from .query_panel import choose_worst_queries, worst_queries_figure
 from .threshold_figures import class_rates_figure, det_figure, utility_figure
 
 Stage = Literal["val", "test"]
@@ -182,7 +182,7 @@ class ThresholdConsistency(Callback):
             )
             write_class_rates(trainer, stage, ClassRow.of(evaluation, rates, names))
         if self.queries and callable(getattr(data, "images", None)):
-            worst = worst_queries(evaluation, self.queries)
+            worst = choose_worst_queries(evaluation, self.queries)
             rows = torch.cat((worst.query[:, None], worst.found), 1).cpu()
             pictures = data.images(evaluation.index.cpu()[rows.flatten()].numpy())
             labels = evaluation.labels.cpu()[rows].tolist()

@@ -230,7 +230,9 @@ def _finish(folder: Path, writer: _Writer, source: Source, kept: np.ndarray, spl
         raise RectifyError("Two samples have the same key; rename the files so that keys differ before the first dot.")
     index.save(folder / "index.npz")
     classes = len(source.class_names)
-    ordered = {split: splits[split] for split in (*SPLITS, CALIBRATION) if split in splits}
+    ordered = {
+        split: splits[split] for split in (*SPLITS, CALIBRATION) if len(splits.get(split, ())) or split in SPLITS
+    }
     height, width, channels = writer.shape or (0, 0, 0)
     total, squares = np.stack(writer.sums)[splits["train"]].sum(0) / (len(splits["train"]) * height * width)
     std = np.sqrt(squares - total**2) / 255

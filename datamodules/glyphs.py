@@ -79,7 +79,7 @@ def glyph_source(
 
 
 def _classes(
-    covered: dict[Path, set[str]],
+    covered: dict[Path, frozenset[str]],
     train_scripts: Sequence[str],
     test_scripts: Sequence[str],
     min_fonts: int,

@@ -1,5 +1,6 @@
 """Fonts as a source of images: which characters a font really draws, and how a character is drawn."""
 
+import hashlib
 import re
 import unicodedata
 from functools import lru_cache
@@ -31,7 +32,8 @@ def find_fonts(folder: Path | str | None = None) -> list[Path]:
     return sorted(found, key=lambda path: (path.name, str(path)))
 
 
-def covered_letters(font: Path) -> set[str]:
+@lru_cache(maxsize=1024)
+def covered_letters(font: Path) -> frozenset[str]:
     """Return the letters a font draws as themselves.
 
     An entry in the character map is not enough. Some fonts map every character of a script to one placeholder, and the
@@ -49,6 +51,8 @@ def covered_letters(font: Path) -> set[str]:
             glyphs = opened.getBestCmap() or {}
     except (TTLibError, OSError) as error:
         raise RectifyError(f"fonts: {font} cannot be read as a font ({error}); remove it from the folder.") from error
+    if len(set(glyphs.values())) * 10 < len(glyphs):  # a font of last resort: one placeholder a script
+        return frozenset()
     users: dict[str, int] = {}
     for glyph in glyphs.values():
         users[glyph] = users.get(glyph, 0) + 1
@@ -60,7 +64,7 @@ def covered_letters(font: Path) -> set[str]:
         meant = agl.toUnicode(glyph)
         if _plain(meant) == _plain(letter) or _ANONYMOUS.match(glyph):
             letters.add(letter)
-    return letters
+    return frozenset(letters)
 
 
 def _plain(text: str) -> str:
@@ -74,15 +78,16 @@ def _opened(font: Path, pixels: int):
     return ImageFont.truetype(str(font), pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
+@lru_cache(maxsize=2**16)
 def bare_glyph(font: Path, letter: str, pixels: int) -> bytes:
-    """Return the glyph's size and pixels without margins: equal for two letters that look the same."""
+    """Return a hash of the glyph's pixels without margins, equal for two letters that look the same; empty if blank."""
     mask = _opened(font, pixels).getmask(letter, mode="L")
     pixels_of = np.asarray(mask, np.uint8).reshape(mask.size[::-1])
     rows, columns = np.flatnonzero(pixels_of.any(1)), np.flatnonzero(pixels_of.any(0))
     if not len(rows):
         return b""
     cut = pixels_of[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return np.array(cut.shape, np.int32).tobytes() + cut.tobytes()
+    return hashlib.blake2b(np.array(cut.shape, np.int32).tobytes() + cut.tobytes(), digest_size=16).digest()
 
 
 def draw_glyph(
