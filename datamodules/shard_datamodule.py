@@ -242,6 +242,9 @@ class ShardDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> Any:
         return self._evaluation("val")
 
+    def predict_dataloader(self) -> Any:
+        return self._evaluation("test")
+
     def test_dataloader(self) -> Any:
         """Return the test loader; where the set has classes to calibrate on, a list of it and their loader."""
         if self.manifest is not None and len(self.ids[CALIBRATION]):
