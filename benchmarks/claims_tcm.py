@@ -80,7 +80,7 @@ def verdict(base, rows):
 def pareto(rows, verdicts):
     figure = new_figure(6.4, 4.6)
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.12, top=0.83)
+    figure.subplots_adjust(left=0.15, right=0.97, bottom=0.12, top=0.83)
     for (base, result), colour in zip(verdicts.items(), ("#2a6f97", "#c8553d"), strict=True):
         centres = []
         for with_margin, marker in ((False, "o"), (True, "^")):
@@ -96,9 +96,7 @@ def pareto(rows, verdicts):
         text = f"OPIS {-fall['mean']:+.0%} ± {fall['half_width']:.0%}"
         middle = [(a + b) / 2 for a, b in zip(*centres, strict=True)]
         axes.annotate(text, middle, xytext=(8, 8), textcoords="offset points", fontsize=8.5, color=colour)
-    axes.set(
-        xlabel="Recall@1 on letters never seen (further right is better)", ylabel="OPIS (lower is better)", yscale="log"
-    )
+    axes.set(xlabel="Recall@1 on letters never seen (further right is better)", ylabel="OPIS (lower is better)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6, which="both")
     axes.legend(fontsize=8.5, frameon=False)

@@ -117,7 +117,7 @@ def _from_arrays(parts: dict[str, tuple[np.ndarray, np.ndarray]], origin: str, *
     if (label < 0).any():
         raise RectifyError(f"{origin}: label {label.min()} is negative; labels count from 0.")
     names = [str(number) for number in range(int(label.max(initial=0)) + 1)]
-    return Source(image, label, names, np.concatenate(tests), keys, **shares)
+    return Source(image, label, names, np.concatenate(tests), keys, **shares)  # type: ignore[arg-type]
 
 
 def _glyphs(options: dict[str, Any]) -> Source:
@@ -205,26 +205,48 @@ def _torchvision(name: str, root: Path | None) -> Source:
     kind = getattr(datasets, name, None)
     if not isinstance(kind, type):
         raise RectifyError(f"torchvision has no data set {name!r}.{did_you_mean(name, datasets.__all__)}")
-    parts = []
-    for split, test in (("train", False), ("test", True)):
-        try:
-            parts.append((split, kind(root, train=not test, download=False)))
-        except TypeError:
-            parts.append((split, kind(root, split=split, download=False)))
-        except RuntimeError as error:
-            raise RectifyError(f"torchvision:{name} is not under {root}; download it there or set root.") from error
-    targets = [np.asarray(getattr(d, "targets", getattr(d, "labels", None)), dtype=np.int64) for _, d in parts]
-    first = len(targets[0])
+    sets = _torchvision_splits(name, kind, root)
+    targets = [_integer_targets(name, data) for data in sets.values()]
+    opened, first = list(sets.values()), len(targets[0])
 
     def image(position: int) -> np.ndarray:
         part, offset = (0, 0) if position < first else (1, first)
-        picture = np.asarray(parts[part][1][position - offset][0])
+        picture = np.asarray(opened[part][position - offset][0])
         return picture if picture.ndim == 3 else picture[..., None]
 
     labels = np.concatenate(targets)
-    keys = [f"{split}/{n:06d}" for (split, _), target in zip(parts, targets, strict=True) for n in range(len(target))]
-    names = getattr(parts[0][1], "classes", None) or [str(n) for n in range(int(labels.max()) + 1)]
+    keys = [f"{split}/{n:06d}" for split, target in zip(sets, targets, strict=True) for n in range(len(target))]
+    names = getattr(opened[0], "classes", None) or [str(n) for n in range(int(labels.max(initial=0)) + 1)]
     return Source(image, labels, list(names), np.arange(len(labels)) >= first, keys)
+
+
+def _torchvision_splits(name: str, kind: type, root: Path) -> dict[str, Any]:
+    """The sets `train` and `test`, or `all` where the class takes neither `train` nor `split`."""
+    takes = inspect.signature(kind).parameters
+    common = {key: value for key, value in (("root", root), ("download", False)) if key in takes}
+    parts: dict[str, dict[str, Any]] = {"all": {}}
+    if "train" in takes:
+        parts = {"train": {"train": True}, "test": {"train": False}}
+    elif "split" in takes:
+        parts = {split: {"split": split} for split in ("train", "test")}
+    try:
+        return {split: kind(**common, **own) for split, own in parts.items()}
+    except Exception as error:  # every class has errors of its own for files that are not there
+        reason = str(error).splitlines()[0].rstrip(". ") if str(error) else type(error).__name__
+        raise RectifyError(
+            f"torchvision:{name} cannot be opened under {root} ({reason}); download it there or set root."
+        ) from error
+
+
+def _integer_targets(name: str, data: Any) -> np.ndarray:
+    found = next((getattr(data, key) for key in ("targets", "labels", "_labels") if hasattr(data, key)), None)
+    try:
+        targets = np.asarray(found)
+    except ValueError:  # lists of unequal length
+        targets = np.empty(0, object)
+    if found is None or targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer) or len(targets) != len(data):
+        raise RectifyError(f"torchvision:{name} has no integer label for each image; choose a classification set.")
+    return targets.astype(np.int64)
 
 
 def _folder(folder: Path) -> Source:
