@@ -8,6 +8,7 @@ from torch import Tensor
 from ...collectives import gather_rows
 from ...errors import RectifyError
 from .embedding_loss import EmbeddingLoss, check_rows, check_unit, full_precision, gather_embeddings, global_means
+from .margin_violations import MarginViolations
 
 PairMask = Callable[[Tensor, Tensor], Tensor]
 
@@ -85,30 +86,26 @@ class ThresholdConsistentMargin(EmbeddingLoss):
         if own or gather_references:
             column_tags = None if column_tags is None else torch.cat(gather_rows(column_tags))
             columns, column_labels, start, _ = gather_embeddings(columns, column_labels)
-        with torch.autocast(embeddings.device.type, enabled=False):
-            cosine = full_precision(embeddings) @ full_precision(columns).T
-        same = labels[:, None] == column_labels
-        counted = torch.ones_like(same)
+        positive = labels[:, None] == column_labels
+        negative = ~positive
         if self.pair_mask is not None:
-            rows = labels if tags is None else tags
-            counted = self.pair_mask(rows, column_labels if column_tags is None else column_tags)
-            if counted.shape != same.shape:
-                raise RectifyError(f"{owner}: pair_mask gave {tuple(counted.shape)} for {tuple(same.shape)} pairs.")
-            counted = counted.clone()
+            row_tags = labels if tags is None else tags
+            counted = self.pair_mask(row_tags, column_labels if column_tags is None else column_tags)
+            if counted.shape != positive.shape:
+                raise RectifyError(f"{owner}: pair_mask gave {tuple(counted.shape)} for {tuple(positive.shape)} pairs.")
+            positive, negative = positive & counted, negative & counted
         if own:
-            counted.diagonal(start).fill_(False)
-        return self._loss(cosine, same & counted, ~same & counted)
+            positive.diagonal(start).fill_(False)
+        rows = full_precision(embeddings)
+        return self._loss(rows, rows if columns is embeddings else full_precision(columns), positive, negative)
 
-    def _loss(self, cosine: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        low = positive & (cosine <= self.positive_margin)
-        high = negative & (cosine >= self.negative_margin)
-        # where() and not a product: a NaN outside the active pairs must not leak into the sum
-        zero = cosine.new_zeros(())
-        pull = torch.where(low, self.positive_margin - cosine, zero)
-        push = torch.where(high, cosine - self.negative_margin, zero)
-        sums = torch.stack([(pull**self.power).sum(), (push**self.power).sum(), zero, zero])
-        counts = torch.stack([low.sum(), high.sum(), positive.sum(), negative.sum()])
-        means, counts = global_means(sums, counts)
+    def _loss(self, rows: Tensor, columns: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        with torch.autocast(rows.device.type, enabled=False):
+            sums, active = MarginViolations.apply(
+                rows, columns, positive, negative, self.positive_margin, self.negative_margin, self.power
+            )
+        pairs = torch.stack((positive.count_nonzero(), negative.count_nonzero()))
+        means, counts = global_means(torch.cat((sums, torch.zeros_like(sums))), torch.cat((active, pairs)))
         active, pairs = counts[:2], counts[2:]
         rates = active / pairs.clamp_min(1)
         self.terms = {
