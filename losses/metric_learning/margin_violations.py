@@ -10,9 +10,9 @@ from torch.autograd.function import once_differentiable
 class MarginViolations(torch.autograd.Function):
     """(rows (n, D), columns (m, D), positive, negative (n, m), m⁺, m⁻, power) -> sums (2,), active (2,).
 
-    The gradient with respect to a cosine is a constant on the active pairs (power 1), so two masks are kept for the
     The gradient with respect to a cosine is constant on the active pairs (power 1), so two masks are kept for the
-    of the backward become one.
+    backward where autograd would keep, fill and add half a dozen matrices. If both sets are one tensor, the two
+    products of the backward become one.
     """
 
     @staticmethod
