@@ -11,6 +11,10 @@ from pathlib import Path
 from .errors import RectifyError
 
 
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
+
 @contextmanager
 def atomic_path(target: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `target` and rename it over the target when the block ends without error.
@@ -25,7 +29,7 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         os.close(handle)
         temporary = Path(name)
-        temporary.chmod(0o644)
+        temporary.chmod(0o666 & ~_UMASK)  # what a plain open() would have given; mkstemp gives 0600
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())

@@ -1,6 +1,7 @@
 """The command line: LightningCLI with composable configs, run folders, starting weights and short errors."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from ..callbacks import ExplainFailure, FiniteLoss, Preemption, Progress, config
 from ..datamodules import ShardDataModule
 from ..errors import RectifyError
 from ..strategies import AtomicCheckpoint
+from .monitors import KnownMonitors
 from .parser import ShortErrorParser
 from .predictions import write_predictions
 from .provenance import Provenance, mark_finished
 from .results_table import print_results
-from .run_folder import choose_run_folder, release_run_folder
+from .run_folder import LATEST, RunFolder, choose_run_folder
 from .starting_weights import backbone_weights, check_fit, load_starting_weights, read_checkpoint
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -31,14 +33,16 @@ class RectifyCLI(LightningCLI):
     """`fit`, `validate`, `test` and `predict` for a module (`choose_module`) on a ShardDataModule."""
 
     def __init__(self, args: list[str], module: type[LightningModule]):
-        self.run_folder: Path | None = None
+        self.run: RunFolder | None = None
         self.module = module
         try:
             self._run(args)
         except BaseException:
-            release_run_folder(self.run_folder, failed=not self._began())
+            if self.run:
+                self.run.release(failed=not self._began())
             raise
-        release_run_folder(self.run_folder)
+        if self.run:
+            self.run.release(failed=bool(self.trainer.fast_dev_run))  # type: ignore[attr-defined]
 
     def _run(self, args: list[str]) -> None:
         mode = {"parser_mode": "omegaconf+"}  # the only mode in which several files and overrides compose
@@ -51,7 +55,10 @@ class RectifyCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=Provenance,
             save_config_kwargs={"save_to_log_dir": False},
-            trainer_defaults={"callbacks": [FiniteLoss(), ExplainFailure()], "use_distributed_sampler": False},
+            trainer_defaults={
+                "callbacks": [FiniteLoss(), ExplainFailure(), KnownMonitors()],
+                "use_distributed_sampler": False,
+            },
             auto_configure_optimizers=False,  # the optimizer is built after the strategy has sharded the parameters
             load_from_checkpoint_support=False,  # hyper-parameters in a checkpoint would beat the command line
         )
@@ -90,11 +97,25 @@ class RectifyCLI(LightningCLI):
             }
         )
 
+    def _set_seed(self) -> None:
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            raise RectifyError(f"seed_everything is {seed}; give a number from 0 to 2^32 - 1.")
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         name = self._get(self.config, "name") or self._default_name()
-        self.run_folder = choose_run_folder(
-            Path(self._get(self.config, "runs_dir")), name, self._get(self.config, "ckpt_path")
-        )
+        resume = self._get(self.config, "ckpt_path")
+        if self.subcommand != "fit" and not resume and not self._get(self.config, "init_from"):
+            raise RectifyError(f"{self.subcommand}: the weights are untrained; give --ckpt_path or --init_from.")
+        self.run = choose_run_folder(Path(self._get(self.config, "runs_dir")), name, resume)
+        if resume in LATEST:
+            self.config[self.subcommand]["ckpt_path"] = str(self.run.checkpoint(resume))
+
+    @property
+    def run_folder(self) -> Path:
+        assert self.run is not None
+        return self.run.path
 
     def instantiate_classes(self) -> None:
         try:
@@ -107,7 +128,6 @@ class RectifyCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
-        assert self.run_folder is not None
         if config.get("default_root_dir") is None:
             kwargs["default_root_dir"] = self.run_folder
         if config.get("logger") in (None, True):
@@ -118,6 +138,10 @@ class RectifyCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         if isinstance(trainer.accelerator, CPUAccelerator):
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            if trainer.num_devices > 4 * cores:
+                raise RectifyError(
+                    f"trainer.devices is {trainer.num_devices} for {cores} CPU cores; give at most one each."
+                )
             torch.set_num_threads(self._get(self.config, "threads") or max(1, cores // trainer.num_devices))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpoint()
@@ -149,7 +173,7 @@ class RectifyCLI(LightningCLI):
         if self._get(self.config, "final_test") and len(self.datamodule.test_dataloader()):
             best = self.trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
             self.test(ckpt_path=best or None, model=self.model, datamodule=self.datamodule)
-        if self.trainer.is_global_zero and self.run_folder is not None:
+        if self.trainer.is_global_zero:
             mark_finished(self.run_folder)
 
     def test(self, **kwargs: Any) -> None:
@@ -165,7 +189,7 @@ class RectifyCLI(LightningCLI):
         kwargs.pop("return_predictions", None)
         kwargs["weights_only"] = True
         batches = self.trainer.predict(**kwargs, return_predictions=True)
-        if not batches or self.run_folder is None or "probability" not in batches[0]:
+        if not batches or "probability" not in batches[0]:
             raise RectifyError(f"predict: {type(self.model).__name__} gives no probabilities; use test.")
         keys = getattr(getattr(self.datamodule, "index", None), "key", None)
         path = self.run_folder / "predictions.csv"
@@ -191,7 +215,7 @@ class RectifyCLI(LightningCLI):
                 raise RectifyError("--init_from starts a new training and --ckpt_path resumes one; give one of them.")
             averaged = load_starting_weights(self.model.backbone, start, self._get(self.config, "replace_head"))
             rank_zero_info(f"Started from {start}" + (" (its moving average of weights)" if averaged else ""))
-        if resume and resume not in ("last", "best") and not Path(resume).is_dir():
+        if resume and not Path(resume).is_dir():
             weights, _ = backbone_weights(read_checkpoint(resume, "--ckpt_path"), "--ckpt_path")
             check_fit(self.model.backbone, weights, f"--ckpt_path {resume}")
 
@@ -208,4 +232,8 @@ def _user_error(error: BaseException) -> RectifyError:
         if isinstance(inner, RectifyError):
             return inner
         inner = inner.__cause__ or inner.__context__
-    return RectifyError(f"The configuration cannot be built: {' '.join(str(error).split()) or type(error).__name__}")
+    reasons = re.findall(
+        r"^ *- (?!Expected)(.+)$", str(error), re.M
+    )  # what a constructor said, inside the parser's report
+    what = reasons[0] if reasons else " ".join(str(error).split()) or type(error).__name__
+    return RectifyError(f"The configuration cannot be built: {what}.")

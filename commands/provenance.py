@@ -16,13 +16,16 @@ from pytorch_lightning.cli import SaveConfigCallback
 from .. import __version__
 from ..callbacks import Preempted
 from ..files import atomic_path, sha256
+from .run_folder import RECORD
 
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "timm", "webdataset", "deepspeed")
-RECORD = "run.json"
 
 
 class Provenance(SaveConfigCallback):
-    """Writes `config.yaml` and `run.json` into the run folder when a fit starts."""
+    """Writes `config.yaml` and `run.json` into the run folder when training starts, after a checkpoint was restored.
+
+    A resume that fails before leaves both as they were; one with another config keeps the old one beside the new.
+    """
 
     began = False
     """Whether a training batch was reached."""
@@ -31,16 +34,23 @@ class Provenance(SaveConfigCallback):
         self.began = True
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
+        """Nothing yet: the parent calls this before a checkpoint is restored."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir)
-        with atomic_path(folder / "config.yaml") as path:
-            path.write_text(self.parser.dump(self.config, skip_none=False))
+        text, target = self.parser.dump(self.config, skip_none=False), folder / "config.yaml"
+        if target.is_file() and target.read_text() != text:
+            target.replace(folder / f"config-before-step-{trainer.global_step}.yaml")
+        with atomic_path(target) as path:
+            path.write_text(text)
         write_record(folder, {**describe(trainer), "status": "running"})
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.is_global_zero and (Path(trainer.default_root_dir) / RECORD).is_file():
-            status = "interrupted" if isinstance(exception, Preempted) else "failed"
+        if trainer.is_global_zero and self.began and trainer.state.fn == "fit":
+            stopped = isinstance(exception, Preempted | KeyboardInterrupt)
+            status = "interrupted" if stopped else "failed"
             update_record(Path(trainer.default_root_dir), status=status, error=str(exception)[:500])
 
 
@@ -86,9 +96,18 @@ def _versions() -> dict[str, str]:
 
 
 def _git_hash() -> str | None:
-    """The commit of the working folder's checkout, with `+` if it has changes; None outside git."""
+    """The commit of this package's checkout, with `+` if it has changes; None for an installed copy."""
     try:
-        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
+        command = [
+            "git",
+            "-C",
+            str(Path(__file__).parent),
+            "describe",
+            "--always",
+            "--dirty=+",
+            "--abbrev=40",
+            "--exclude=*",
+        ]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

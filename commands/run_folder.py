@@ -6,82 +6,93 @@ import re
 import shutil
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RectifyError
 from ..files import atomic_path, safe_name
+from .launch import Launch
 
 FOLDER_VARIABLE = "RECTIFY_RUN_FOLDER"
-AGREE_WITHIN_S = 120
-_made: Path | None = None  # the folder this process made, which it may remove again
+RECORD = "run.json"
+LATEST = ("last", "best")  # words that stand for a checkpoint of the newest run
 
 
-def choose_run_folder(runs: Path, name: str, resume: str | None) -> Path:
+@dataclass
+class RunFolder:
+    """A run's folder.
+
+    Attributes:
+        path: absolute, because a checkpoint callback that resumes compares its folder as text.
+        made: this process made it, so it may remove it again.
+    """
+
+    path: Path
+    made: bool = False
+
+    def checkpoint(self, word: str) -> Path:
+        """The file that `last` or `best` stands for."""
+        return self.path / "checkpoints" / f"{word}.ckpt"
+
+    def release(self, failed: bool) -> None:
+        """End this process's use: a folder made for a run of which nothing came is removed again."""
+        os.environ.pop(FOLDER_VARIABLE, None)
+        if self.made and (failed or not any(path.is_file() for path in self.path.rglob("*"))):
+            shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):
+                self.path.parent.rmdir()  # only if it is empty
+
+
+def choose_run_folder(runs: Path, name: str, resume: str | None) -> RunFolder:
     """Return the run's folder, the same on every process of one launch.
 
-    Rank 0 chooses; processes that Lightning starts inherit the choice by environment, those that srun or torchrun
-    started beside it read it from a file named after the launch.
+    Rank 0 chooses. Processes that Lightning starts inherit the choice by environment, those that srun or torchrun
+    started beside it are told through the launch.
 
     Args:
         runs: folder of all runs.
         name: name of this run; a second one gets `name-2`, and so on.
-        resume: the checkpoint to resume from, or `last`; its run keeps its folder.
+        resume: a checkpoint, whose run keeps its folder, or `last` or `best` of the newest run of this name.
 
     Raises:
-        RectifyError: the folder cannot be made, or nothing is there to resume.
+        RectifyError: the folder cannot be made, or nothing is there to resume; on every process.
     """
-    global _made
     if inherited := os.environ.get(FOLDER_VARIABLE):
-        return Path(inherited)
-    runs = runs.resolve()  # a checkpoint callback that resumes compares its folder as text
-    launch = _launch_key()
-    note = runs / f".launch-{launch}"
-    if launch and _launch_rank() != 0:
-        folder = _read_note(note)
+        return RunFolder(Path(inherited))
+    runs = runs.resolve()
+    launch = Launch.of_this_process(runs)
+    if launch.rank == 0:
+        try:
+            path = _choose(runs, safe_name(name), resume)
+            chosen = RunFolder(path, made=not path.exists())
+            _make(path, chosen.made)
+        except RectifyError as error:
+            launch.tell(f"!{error}")
+            raise
+        launch.tell(str(path))
     else:
-        folder = _choose(runs, safe_name(name), resume)
-        is_new = not folder.exists()
-        _make(folder)
-        _made = folder if is_new else None
-        if launch:
-            with atomic_path(note) as path:
-                path.write_text(str(folder))
-    os.environ[FOLDER_VARIABLE] = str(folder)
-    return folder
-
-
-def release_run_folder(folder: Path | None, failed: bool = False) -> None:
-    """Forget the choice of this process.
-
-    Args:
-        folder: what `choose_run_folder` returned, None if it did not get that far.
-        failed: nothing came of the run; a folder that was made for it is removed again.
-    """
-    global _made
-    if folder is None or _launch_rank() != 0 or os.environ.get(FOLDER_VARIABLE) != str(folder):
-        return
-    del os.environ[FOLDER_VARIABLE]
-    if failed and _made == folder:
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):
-            folder.parent.rmdir()  # only if it is empty
-    _made = None
-    if launch := _launch_key():
-        (folder.parent / f".launch-{launch}").unlink(missing_ok=True)
+        told = launch.hear()
+        if told.startswith("!"):
+            raise RectifyError(told[1:])
+        chosen = RunFolder(Path(told))
+    os.environ[FOLDER_VARIABLE] = str(chosen.path)
+    return chosen
 
 
 def _choose(runs: Path, name: str, resume: str | None) -> Path:
-    if resume and resume not in ("last", "best"):
-        checkpoint = Path(resume).resolve()
-        for folder in checkpoint.parents:
-            if (folder / "run.json").is_file():
-                return folder
     taken = _numbered(runs, name)
-    if resume == "last" and taken:
-        return taken[max(taken)]
-    for number, folder in taken.items():
+    if resume in LATEST:
+        for number in sorted(taken, reverse=True):
+            if RunFolder(taken[number]).checkpoint(resume).exists():
+                return taken[number]
+        raise RectifyError(f"--ckpt_path {resume}: no run {name} in {runs} has such a checkpoint; give its file.")
+    if resume:
+        for folder in Path(resume).resolve().parents:
+            if (folder / RECORD).is_file():
+                return folder
+    for folder in taken.values():
         if _same_job(folder):
-            return taken[number]
+            return folder
     number = max(taken, default=0) + 1
     return runs / (name if number == 1 else f"{name}-{number}")
 
@@ -97,46 +108,23 @@ def _numbered(runs: Path, name: str) -> dict[int, Path]:
 
 
 def _same_job(folder: Path) -> bool:
-    """Whether this process is a requeue of the Slurm job that made the folder."""
-    job = os.environ.get("SLURM_JOB_ID")
-    record = folder / "run.json"
-    if not job or not record.is_file():
+    """Whether this process is a requeue of the Slurm job whose unfinished run the folder holds."""
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0 or not (folder / RECORD).is_file():
         return False
-    return json.loads(record.read_text()).get("slurm_job_id") == job
+    record = json.loads((folder / RECORD).read_text())
+    return record.get("slurm_job_id") == os.environ.get("SLURM_JOB_ID") and record.get("status") != "finished"
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path, new: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
+        probe = folder / f".writable-{os.getpid()}-{time.monotonic_ns()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise RectifyError(
             f"--runs_dir: {folder} cannot be written ({error.strerror}); choose another folder."
         ) from error
-
-
-def _launch_key() -> str:
-    """A name shared by all processes of one srun or torchrun launch; empty for a single process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_PORT" in os.environ:
-        parts = [os.environ.get(key, "") for key in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
-        # the launcher's process id tells two launches on the same port apart
-        return safe_name("-".join([*parts, str(os.getppid())]))
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
-        keys = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-        return safe_name("-".join(os.environ.get(key, "0") for key in keys))
-    return ""
-
-
-def _launch_rank() -> int:
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-
-
-def _read_note(note: Path) -> Path:
-    deadline = time.monotonic() + AGREE_WITHIN_S
-    while time.monotonic() < deadline:
-        if note.is_file():
-            return Path(note.read_text())
-        time.sleep(0.1)
-    raise RectifyError(f"--runs_dir: {note.parent} is not shared between the nodes; choose a folder that all can see.")
+    if new and (job := os.environ.get("SLURM_JOB_ID")):
+        with atomic_path(folder / RECORD) as path:  # so that a requeue before the first epoch finds its folder
+            path.write_text(json.dumps({"status": "starting", "slurm_job_id": job}))

@@ -33,9 +33,31 @@ def short_error(message: str, options: Iterable[str], arguments: list[str]) -> s
     if unknown := re.search(r"dot import path string: (\S+)", message):
         return f"{key}: {unknown[1]!r} is no known class.{did_you_mean(unknown[1], _known_classes())}"
     if required := re.search(r"arguments are required: (.+)", message):
-        missing = ", ".join(name.strip().split(".", 1)[-1] for name in required[1].split(","))
-        return f"{missing} must be given; start from a config such as -c quickstart."
+        return _missing([name.strip() for name in required[1].split(",")], arguments)
+    if 'expected "subcommand"' in message:
+        return "A subcommand must be given: fit, validate, test or predict, as in `fit -c quickstart`."
     return _wrong_value(key, message, arguments)
+
+
+def _missing(names: list[str], arguments: list[str]) -> str:
+    """Keys without a value. jsonargparse gives those of a class without their place; the command line may tell it."""
+    if not any(argument.startswith(("-c", "--config")) for argument in arguments):
+        missing = ", ".join(name.split(".", 1)[-1] for name in names)
+        return f"{missing} must be given; start from a config such as -c quickstart."
+    for option, class_path in _chosen_classes(arguments):
+        if set(names) <= set(_init_arguments(class_path)):
+            missing = ", ".join(f"{option}.{name}" for name in names)
+            return f"{missing} must be given; {class_path.rpartition('.')[2]} has no default for it."
+    return f"{', '.join(name.split('.', 1)[-1] for name in names)} must be given."
+
+
+def _chosen_classes(arguments: list[str]) -> Iterator[tuple[str, str]]:
+    """(option, class) of each `--option Class` or `--option=Class` of the command line, the last first."""
+    for flag, value in reversed([*pairwise([*arguments, ""])]):
+        option, equals, given = flag.partition("=")
+        name = given if equals else value
+        if option.startswith("--") and re.fullmatch(r"[\w.]*[A-Z]\w*", name):
+            yield option.removeprefix("--").removesuffix(".class_path"), name
 
 
 def _wrong_value(key: str, message: str, arguments: list[str]) -> str:
@@ -44,6 +66,15 @@ def _wrong_value(key: str, message: str, arguments: list[str]) -> str:
         key = next((path for path, _ in _mentions(key, arguments)), key)
     value = match[1] if (match := re.search(r"(?:Got value|Given value): (.+)", message)) else None
     wanted = re.findall(r"Expected an? <class '([^']+)'>", message)
+    choices = [
+        choice
+        for listed in re.findall(r"Expected a typing\.Literal\[([^\]]+)\]", message)
+        for choice in listed.split(", ")
+    ]
+    if value is not None and choices:
+        return (
+            f"{key} is {value}; choose one of {', '.join(dict.fromkeys(choice.strip(chr(39)) for choice in choices))}."
+        )
     if value is not None and wanted:
         kinds = " or ".join(dict.fromkeys("null" if kind == "NoneType" else kind for kind in wanted))
         return f"{key} is {value}; it must be of type {kinds}."
@@ -67,7 +98,9 @@ def _mentions(name: str, arguments: list[str]) -> Iterator[tuple[str, str | None
     for argument in arguments:
         if (match := re.match(r"--([\w.]+)", argument)) and match[1].rpartition(".")[2] == name:
             owner = match[1].rpartition(".")[0].removesuffix(".init_args")
-            yield match[1], next((found for config in reversed(configs) if (found := _class_at(config, owner))), None)
+            chosen = [name for option, name in _chosen_classes(arguments) if option == owner]
+            filed = [found for config in reversed(configs) if (found := _class_at(config, owner))]
+            yield match[1], next(iter([*chosen, *filed]), None)
     for config in reversed(configs):
         yield from _walk(config, name, "")
 

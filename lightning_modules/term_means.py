@@ -40,11 +40,14 @@ class TermMeans:
         return [[list(names), sums.tolist(), float(count)] for names, sums, count in self._reduced()]
 
     def load_state_dict(self, state: list[list], device: torch.device) -> None:
-        """Go on from saved sums; one rank keeps them, for they are those of all."""
-        if rank() == 0:
-            for names, sums, count in state:
-                self._sums[tuple(names)] = torch.tensor(sums, device=device)
-                self._counts[tuple(names)] = int(count)
+        """Go on from saved sums, which are those of all ranks: rank 0 keeps them and the others keep zeros.
+
+        Every rank needs the names, in their order, because reading costs one collective for each set of names.
+        """
+        mine = 1 if rank() == 0 else 0
+        for names, sums, count in state:
+            self._sums[tuple(names)] = torch.tensor(sums, device=device) * mine
+            self._counts[tuple(names)] = int(count) * mine
 
     def compute(self) -> dict[str, Tensor]:
         """Return the means over all samples of all ranks and start anew. Every rank must call this."""

@@ -14,6 +14,8 @@ class Ended(NamedTuple):
     out: str
     error: str
     """The last line of stderr."""
+    lines: list[str]
+    """All lines of stderr that are not log lines of a normal start."""
 
 
 class CommandLine:
@@ -33,4 +35,4 @@ class CommandLine:
             code = int(end.code or 0)
         out, err = self._capfd.readouterr()
         lines = [line for line in err.splitlines() if line.strip()]
-        return Ended(code, out, lines[-1] if lines else "")
+        return Ended(code, out, lines[-1] if lines else "", lines)

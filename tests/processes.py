@@ -101,3 +101,8 @@ def report(results: dict[str, Any]) -> None:
         return value.tolist() if hasattr(value, "tolist") else str(value)
 
     Path(os.environ["RANK_REPORT"]).write_text(json.dumps(results, default=plain))
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()  # a rank that leaves while another still talks to it can abort

@@ -12,6 +12,7 @@ from lightning_rectify.collectives import (
     row_counts,
     sum_over_ranks,
 )
+from lightning_rectify.lightning_modules import TermMeans
 
 rank, world = start()
 
@@ -44,6 +45,18 @@ mine = torch.tensor([1.0, 2.0] if rank == 0 else [3.0], dtype=torch.float64)
 loss = (mine * scale).exp().sum() * global_mean_weight(len(mine), mine.device)
 (normalised,) = torch.autograd.grad(loss, scale)
 
+# training with alternating terms, stopped after two steps and resumed: the first step after it has the other terms
+steps = [{"loss": 1.0, "a": 2.0}, {"loss": 3.0, "b": 4.0}, {"loss": 5.0, "b": 6.0 + rank}, {"loss": 7.0, "a": 8.0}]
+device = torch.device("cpu")
+whole_means, before, after = TermMeans(), TermMeans(), TermMeans()
+for means, part in ((whole_means, steps), (before, steps[:2])):
+    for terms in part:
+        means.update(terms, 2 + rank, device)
+after.load_state_dict(before.state_dict(), device)
+for terms in steps[2:]:
+    after.update(terms, 2 + rank, device)
+means = [{name: float(value) for name, value in means.compute().items()} for means in (whole_means, after)]
+
 report(
     {
         "sum": sum_over_ranks(torch.tensor([1.0 + rank, 2.0 + rank])),
@@ -55,5 +68,6 @@ report(
         "whole": averaged(whole),
         "share": averaged(share),
         "normalised": averaged(normalised),
+        "means": means,
     }
 )

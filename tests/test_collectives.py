@@ -43,6 +43,12 @@ def test_a_loss_over_gathered_rows_has_the_gradient_of_one_process(ranks):
         np.testing.assert_allclose(report["uneven"], weight.grad.numpy(), rtol=1e-12)
 
 
+def test_means_of_alternating_terms_go_on_after_a_resume(ranks):
+    whole, resumed = ranks[0]["means"]
+    assert whole == resumed == ranks[1]["means"][1]
+    assert whole == {"loss": 4.0, "a": 5.0, "b": (2 * (4 + 6) + 3 * (4 + 7)) / 10}
+
+
 def test_a_globally_normalised_sum_has_the_gradient_of_one_process(ranks):
     weight = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     (torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64) * weight).exp().mean().backward()

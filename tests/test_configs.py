@@ -52,7 +52,7 @@ def test_configs_are_found_by_path_name_and_stem(command):
 
 def test_a_config_changes_only_its_own_part():
     own = {
-        "data": "data model",
+        "data": "data model module trainer",
         "backbone": "model",
         "objective": "model",
         "callbacks": "trainer",

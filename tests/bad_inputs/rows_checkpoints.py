@@ -48,6 +48,9 @@ ROWS = [
     Row("another head", (*FIT, "--init_from", "base.ckpt", "--model.backbone.classes", 12), ("--replace_head true",)),
     Row("another architecture to test", (*TEST, "--ckpt_path", "base.ckpt", "--model.backbone.width", 16),
         ("--ckpt_path", "another architecture")),
+    Row("last of no run", (*FIT, "--ckpt_path", "last"), ("--ckpt_path last", "no run quickstart")),
+    Row("best of no run", (*TEST, "--ckpt_path", "best"), ("--ckpt_path best", "no run quickstart")),
+    Row("test of untrained weights", TEST, ("untrained", "--ckpt_path", "--init_from")),
     Row("missing pretrained weights", (*FIT, "--model.backbone", "TimmBackbone", "--model.backbone.name", "resnet18",
         "--model.backbone.classes", 10, "--model.backbone.weights", "no.safetensors"), ("weights", "no.safetensors")),
 ]  # fmt: skip

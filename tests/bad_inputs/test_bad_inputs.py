@@ -55,6 +55,7 @@ def test_bad_input(row, whole, command):
     ended = command(*row.arguments)
     assert ended.code == 2, f"ended with {ended.code}: {ended.error}"
     assert ended.error.startswith("error: ")
+    assert not any("Traceback" in line or line.startswith("usage:") for line in ended.lines)
     for part in row.said:
         assert part in ended.error, ended.error
     assert len(ended.error) < 400

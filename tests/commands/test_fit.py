@@ -60,6 +60,34 @@ def test_a_second_run_gets_a_sibling_and_a_resume_keeps_its_folder(command, trai
     assert torch.load(last, weights_only=True)["epoch"] == 2
 
 
+def test_last_and_best_are_those_of_the_newest_run_that_has_them(command, trained):
+    runs = command.folder / "runs"
+    assert command("fit", *SHORT, "--trainer.fast_dev_run", 1).code == 0
+    assert [path.name for path in runs.iterdir()] == ["quickstart"]  # a dry run leaves nothing
+    (runs / "quickstart-2").mkdir()
+    assert command("fit", *SHORT, "--trainer.max_epochs", 3, "--ckpt_path", "last").code == 0
+    assert torch.load(runs / "quickstart/checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+    assert command("test", *SHORT, "--ckpt_path", "best").code == 0
+    assert not any((runs / "quickstart-2").iterdir())
+
+
+def test_what_fails_later_leaves_a_finished_run_as_it_was(command, trained):
+    run = command.folder / "runs" / "quickstart"
+    config, record = (run / "config.yaml").read_text(), (run / "run.json").read_text()
+    refused = command("fit", *SHORT, "--ckpt_path", "last", "--model.backbone.depth", 14)
+    assert refused.code == 2 and "another architecture" in refused.error
+    assert command("test", *SHORT, "--ckpt_path", run / "checkpoints/best.ckpt", "--data.classes", 7).code == 2
+    assert (run / "config.yaml").read_text() == config and (run / "run.json").read_text() == record
+
+
+def test_a_resume_with_another_config_keeps_the_old_one(command, trained):
+    run = command.folder / "runs" / "quickstart"
+    config = (run / "config.yaml").read_text()
+    assert command("fit", *SHORT, "--ckpt_path", "last", "--trainer.max_epochs", 3).code == 0
+    assert (run / "config-before-step-38.yaml").read_text() == config
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"] == 3
+
+
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(command, trained):
     best = command.folder / "runs/quickstart/checkpoints/last.ckpt"
     whole = torch.load(best, weights_only=True)

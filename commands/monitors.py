@@ -1,0 +1,20 @@
+"""Checkpoints and early stopping must watch a value that is logged; said before the first epoch, not after it."""
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from ..errors import RectifyError, did_you_mean
+
+
+class KnownMonitors(Callback):
+    """At the end of the sanity check, refuse a `monitor` under `val/` that validation did not log."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
+        if not trainer.sanity_checking or not logged:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(monitor, str) and monitor.startswith("val/") and monitor not in logged:
+                raise RectifyError(
+                    f"{type(callback).__name__}: monitor is {monitor}, which is not logged.{did_you_mean(monitor, logged)}"
+                )
