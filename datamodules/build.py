@@ -69,6 +69,11 @@ def build_shards(
         raise RectifyError(f"OUT {out} exists; choose a new folder or remove it.")
     if shard_size < 1:
         raise RectifyError(f"shard_size is {shard_size}; at least 1 sample a shard is needed.")
+    if size is not None and size < 1:
+        raise RectifyError(f"size is {size}; give pixels, at least 1.")
+    for key, share in (("val", val), ("test", test), ("calibration", calibration), ("max_bad", max_bad)):
+        if share is not None and not 0 <= share < 1:
+            raise RectifyError(f"{key} is {share}; give a share in [0, 1).")
     opened = open_source(source, Path(root).expanduser() if root else None, class_names, options)
     if calibration and not opened.by_class:
         raise RectifyError(f"SOURCE {source!r} shares its classes between splits; calibration classes need a set for "
@@ -86,7 +91,9 @@ def build_shards(
         writer.write(opened, max_bad, progress)
         kept = np.array(writer.kept)
         splits = _split(opened, kept, val, test, calibration, seed)
-        _finish(folder, writer, opened, kept, splits, name or out.name)
+        origin = Path(source).expanduser()
+        built_from = sha256(origin) if origin.is_file() else ""
+        _finish(folder, writer, opened, kept, splits, name or out.name, built_from)
         folder.chmod(0o755)
         try:
             folder.replace(out)
@@ -107,7 +114,15 @@ def _split(
     val = source.val if val is None else val
     test = source.test if test is None else test
     if not source.by_class:
-        return fixed_splits(labels, official_test, val, test, seed)
+        if not official_test.any() and val + test >= 1:
+            raise RectifyError(f"val is {val} and test {test}; their sum must be below 1, the rest is trained on.")
+        splits = fixed_splits(labels, official_test, val, test, seed)
+        if not len(splits["train"]):
+            raise RectifyError(
+                f"No sample is left to train on: val is {val}, test {test} and {len(labels)} samples are there; "
+                "lower the shares."
+            )
+        return splits
     calibration = source.calibration if calibration is None else calibration
     return class_splits(labels, official_test, val, calibration, test, seed, source.by_class)
 
@@ -222,7 +237,9 @@ def _resize(image: np.ndarray, size: int) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _finish(folder: Path, writer: _Writer, source: Source, kept: np.ndarray, splits: dict, name: str) -> None:
+def _finish(
+    folder: Path, writer: _Writer, source: Source, kept: np.ndarray, splits: dict, name: str, built_from: str
+) -> None:
     labels = source.labels[kept]
     shard, offset, length = np.array(writer.rows, np.int64).T
     index = Index(np.array(writer.keys), labels, shard, offset, length, **splits)
@@ -251,6 +268,7 @@ def _finish(folder: Path, writer: _Writer, source: Source, kept: np.ndarray, spl
         shards=writer.shards,
         index_sha256=sha256(folder / "index.npz"),
         skipped=writer.skipped,
+        source_sha256=built_from,
     ).save(folder)
 
 

@@ -1,10 +1,11 @@
 """Which folder a `source` names, and the data sets that are built by name on first use."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from ..errors import RectifyError, did_you_mean
-from ..files import data_home
+from ..files import data_home, sha256
 from ..randomness import fold
 
 # what build_shards gets; `build` in a config adds to it or overrides it
@@ -32,8 +33,9 @@ def resolve(source: str, build: dict[str, Any] | None) -> tuple[Path, dict[str, 
         recipe = {"name": source, **KNOWN.get(source, {}), **build}
         if "source" not in recipe:
             raise RectifyError(f"data.build lacks source, from which data.source {source!r} is to be built.")
-        # other options give other shards; another place of the same source does not
-        options = sorted((key, str(value)) for key, value in build.items() if key not in ("source", "root"))
+        # whatever gives other shards, the place they are built from too, gives another folder
+        usual = KNOWN.get(source, {})
+        options = sorted((key, _placed(key, value)) for key, value in build.items() if value != usual.get(key))
         suffix = f"-{fold(str(options)) % 16**8:08x}" if options else ""
         return data_home() / f"{source}{suffix}", recipe
     path = Path(source).expanduser()
@@ -43,3 +45,28 @@ def resolve(source: str, build: dict[str, Any] | None) -> tuple[Path, dict[str, 
             f"data.source {source!r} is no folder of shards and no known name.{did_you_mean(source, KNOWN)}"
         )
     return folder, None
+
+
+def check_built_from(folder: Path, source: str, built_from: str) -> None:
+    """Compare the file `source` with the SHA-256 of the one that `folder` was built from, if there are both.
+
+    Raises:
+        RectifyError: the file has changed since.
+    """
+    path = Path(source).expanduser()
+    if built_from and path.is_file() and sha256(path) != built_from:
+        raise RectifyError(
+            f"data.build.source {path} has changed since {folder} was built from it; remove that folder to build it "
+            "again, or give the new file a name of its own."
+        )
+
+
+def _placed(key: str, value: Any) -> str:
+    """An option as text, with paths made absolute: `a.npz` is another file in another working folder."""
+    text = str(value)
+    if key == "root":
+        return os.path.abspath(os.path.expanduser(text))
+    if key != "source" or text in KNOWN or text.startswith("torchvision:"):
+        return text
+    kind, colon, folder = text.rpartition(":")  # cub:FOLDER
+    return kind + colon + os.path.abspath(os.path.expanduser(folder))

@@ -27,6 +27,7 @@ class Manifest:
         shards: `{"name", "bytes", "sha256", "samples", "pitch"}`; the pitch is 0 where it varies.
         index_sha256: of `index.npz`.
         skipped: keys of source samples that could not be read.
+        source_sha256: of the file they were built from; empty for what is no file.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Manifest:
     shards: list[dict[str, Any]]
     index_sha256: str
     skipped: list[str] = field(default_factory=list)
+    source_sha256: str = ""
     format: int = FORMAT
     folder: Path = field(default=Path(), repr=False)
 

@@ -15,9 +15,9 @@ from .bad_samples import BadSamples
 from .balanced_classes import BalancedClasses
 from .balanced_loader import BalancedLoader
 from .build import build_shards
-from .known import is_stream, resolve
+from .known import check_built_from, is_stream, resolve
 from .loader import EvaluationLoader, TrainingLoader
-from .manifest import CALIBRATION, SPLITS, Manifest, read_manifest
+from .manifest import CALIBRATION, SPLITS, Manifest, read_manifest, verify_shards
 from .order import view_keys
 from .reader import MemoryReader, ShardReader
 from .stream_loader import StreamEvaluationLoader, StreamTrainingLoader
@@ -50,6 +50,7 @@ class ShardDataModule(pl.LightningDataModule):
         shuffle_buffer: samples a stream's reader holds to shuffle.
         allow_pickle: unpickle entries of streamed shards; they can run any code.
         allow_pipe: open `pipe:` and cloud URLs, which run a shell command.
+        verify: compare the SHA-256 of all shards with the manifest before anything else; this reads them all once.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class ShardDataModule(pl.LightningDataModule):
         shuffle_buffer: int = 1000,
         allow_pickle: bool = False,
         allow_pipe: bool = False,
+        verify: bool = False,
     ):
         super().__init__()
         for key, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -95,7 +97,9 @@ class ShardDataModule(pl.LightningDataModule):
                 )
         self.patterns = {"train": source, "val": val_source, "test": test_source}
         self.epoch_samples, self.shuffle_buffer = epoch_samples, shuffle_buffer
-        self.allow_pickle, self.allow_pipe = allow_pickle, allow_pipe
+        self.allow_pickle, self.allow_pipe, self.verify = allow_pickle, allow_pipe, verify
+        if verify and is_stream(source):
+            raise RectifyError("data.verify needs the manifest of the shards; streamed shards have none, set it false.")
         self.streamed = is_stream(source)
         self.manifest: Manifest | None = None
         self.bad: BadSamples | None = None
@@ -110,8 +114,13 @@ class ShardDataModule(pl.LightningDataModule):
         if self.streamed:
             return
         folder, recipe = resolve(self.source, self.build)
-        if recipe is not None and not (folder / "manifest.json").is_file():
-            build_shards(out=folder, progress=True, **recipe)
+        if recipe is not None:
+            if (folder / "manifest.json").is_file():
+                check_built_from(folder, recipe["source"], read_manifest(folder)[0].source_sha256)
+            else:
+                build_shards(out=folder, progress=True, **recipe)
+        if self.verify:
+            verify_shards(read_manifest(folder)[0])
 
     def setup(self, stage: str | None = None) -> None:
         """Read the manifest and check it against the config."""

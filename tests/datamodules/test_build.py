@@ -207,3 +207,76 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RectifyError, match="cannot be written"):
         build_shards("digits", tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"val": 1.5}, r"^val is 1\.5; give a share in \[0, 1\)"),
+        ({"val": -0.1}, r"^val is -0\.1"),
+        ({"test": 1.0}, r"^test is 1\.0"),
+        ({"test": float("nan")}, r"^test is nan"),
+        ({"val": 0.6, "test": 0.5}, r"val is 0\.6 and test 0\.5; their sum must be below 1"),
+        ({"val": 0.9}, r"val is 0\.9 and test 0\.15"),
+        ({"size": 0}, r"^size is 0"),
+        ({"max_bad": 1.5}, r"^max_bad is 1\.5"),
+    ],
+)
+def test_options_outside_their_range_are_named_as_given(tmp_path, options, message):
+    with pytest.raises(RectifyError, match=message):
+        build_shards("digits", tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_split_that_leaves_nothing_to_train_on(tmp_path):
+    small_npz(tmp_path / "a.npz", train=4)  # one sample a class
+    with pytest.raises(RectifyError, match="No sample is left to train on: val is 0.9"):
+        build_shards(str(tmp_path / "a.npz"), tmp_path / "out", val=0.9)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("SVHN", "SVHN cannot be opened under .*not found"),
+        ("CelebA", "CelebA cannot be opened under"),
+        ("VOCDetection", "VOCDetection cannot be opened under"),
+        ("FakeData", "FakeData has no integer label for each image"),
+        ("OxfordIIITPet", "OxfordIIITPet cannot be opened under"),
+        ("Flickr8k", "Flickr8k cannot be opened under .*ann_file"),
+    ],
+)
+def test_torchvision_sets_that_cannot_be_used(tmp_path, name, message):
+    with pytest.raises(RectifyError, match=message) as caught:
+        build_shards(f"torchvision:{name}", tmp_path / "out", root=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_torchvision_sets_by_split_and_without_one(tmp_path, monkeypatch):
+    from scipy.io import savemat
+
+    images = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 30), dtype=np.uint8)
+    for split, part in (("train", slice(0, 20)), ("test", slice(20, 30))):
+        labels = np.arange(part.start, part.stop)[:, None] % 10 + 1
+        savemat(tmp_path / f"{split}_32x32.mat", {"X": images[..., part], "y": labels})
+    from torchvision import datasets
+
+    class Unhashed(datasets.SVHN):
+        """SVHN without the check of the MD5, which only the real files pass."""
+
+        def _check_integrity(self):
+            return True
+
+    monkeypatch.setattr(datasets, "SVHN", Unhashed)
+    manifest, index = read_manifest(build_shards("torchvision:SVHN", tmp_path / "svhn", root=tmp_path))
+    assert index.test.tolist() == list(range(20, 30))
+    assert index.label.tolist() == [(number % 10 + 1) % 10 for number in range(30)]  # its 10 stands for the digit 0
+    found = ShardReader(manifest, index).images(np.arange(30))[0].numpy()
+    assert np.array_equal(found, images.transpose(3, 2, 0, 1))
+
+    for number in range(12):
+        folder = tmp_path / "eurosat" / "2750" / f"class{number % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 6), (number, 0, 0)).save(folder / f"{number}.png")
+    manifest, index = read_manifest(build_shards("torchvision:EuroSAT", tmp_path / "out", root=tmp_path, test=0.25))
+    assert manifest.samples == 12
+    assert len(index.test) == 3
