@@ -1,6 +1,7 @@
 """Numbers as people write them: `8/255` in a config or on the command line."""
 
 import math
+from typing import TYPE_CHECKING
 
 from jsonargparse.typing import register_type
 
@@ -52,3 +53,8 @@ def _to_config(value: float) -> float | str:
 
 # here and not in the command line's parser, so that a config read by any other parser knows fractions too
 register_type(Ratio, _to_config, _from_config, type_check=lambda value, kind: isinstance(value, Ratio))
+
+if TYPE_CHECKING:
+    Number = float  # Python code passes any float
+else:
+    Number = Ratio  # a config may write a fraction; a union with float would hide what is wrong with `8/0`

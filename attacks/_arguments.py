@@ -5,6 +5,9 @@ from typing import overload
 from torch import Tensor
 
 from ..errors import RectifyError
+from ..ratio import Ratio
+
+EPS, STEP = Ratio("8/255"), Ratio("2/255")  # usual on CIFAR; `--print_config` shows them like this
 
 
 def check_budget(name: str, eps: float, step_size: float, steps: int, norm: str) -> None:

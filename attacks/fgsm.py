@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from ..errors import RectifyError
-from ..ratio import Ratio
-from ._arguments import check_budget, per_sample
+from ..ratio import Number
+from ._arguments import EPS, check_budget, per_sample
 from ._view import View
 from .attack import Attack
 from .evidence import AdversarialBatch, Budget
@@ -19,7 +19,7 @@ class FGSM(PGD):
         eps: L∞ radius, in pixels in [0, 1].
     """
 
-    def __init__(self, eps: Ratio | float = 8 / 255, bf16: bool = False, channels_last: bool = False):
+    def __init__(self, eps: Number = EPS, bf16: bool = False, channels_last: bool = False):
         super().__init__(eps, eps, 1, start="none", bf16=bf16, channels_last=channels_last)
 
 
@@ -37,7 +37,7 @@ class NFGSM(Attack):
 
     def __init__(
         self,
-        eps: Ratio | float = 8 / 255,
+        eps: Number = EPS,
         noise: float = 2.0,
         batch_statistics: bool = False,
         bf16: bool = False,

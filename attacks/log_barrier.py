@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from ..errors import RectifyError
-from ..ratio import Ratio
-from ._arguments import check_budget, per_sample
+from ..ratio import Number
+from ._arguments import EPS, STEP, check_budget, per_sample
 from ._view import View
 from .attack import Attack
 from .balls import linf_box
@@ -31,10 +31,10 @@ class LogBarrier(Attack):
 
     def __init__(
         self,
-        eps: Ratio | float = 8 / 255,
-        step_size: Ratio | float = 2 / 255,
+        eps: Number = EPS,
+        step_size: Number = STEP,
         steps: int = 10,
-        barrier: float = 1e-6,
+        barrier: float = 1e-5,
         margin: float = 0.01,
         batch_statistics: bool = False,
         bf16: bool = False,

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..errors import RectifyError
-from ..ratio import Ratio
-from ._arguments import check_budget, check_choice, per_sample
+from ..ratio import Number
+from ._arguments import EPS, STEP, check_budget, check_choice, per_sample
 from ._view import View
 from .attack import Attack
 from .balls import l2_norm, linf_box, project_l2
@@ -37,8 +37,8 @@ class PGD(Attack):
 
     def __init__(
         self,
-        eps: Ratio | float = 8 / 255,
-        step_size: Ratio | float = 2 / 255,
+        eps: Number = EPS,
+        step_size: Number = STEP,
         steps: int = 10,
         norm: Norm = "linf",
         start: Start = "uniform",

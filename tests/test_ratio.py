@@ -6,7 +6,7 @@ import pickle
 import pytest
 from jsonargparse import ArgumentParser
 
-from lightning_rectify.ratio import Ratio
+from lightning_rectify.ratio import Number, Ratio
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,10 @@ def test_what_is_no_number(written):
         Ratio(written)
 
 
-def take(eps: Ratio | float = 0.03):
+DEFAULT = Ratio(0.03)
+
+
+def take(eps: Number = DEFAULT):
     return eps
 
 

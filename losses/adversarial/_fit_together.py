@@ -28,9 +28,9 @@ def check_parts(
             f"AdversarialTraining: {names[weighting]} counts the steps of an attack, {weighting.least_steps} or more, "
             f"and {taken}; choose PGD."
         )
-    if weighting.on == "robust" and not surrogate.trains_clean:
+    if weighting.term == "robust" and not surrogate.trains_clean:
         raise RectifyError(
-            f"AdversarialTraining: weighting.on is robust, but {names[surrogate]} has one term; use all."
+            f"AdversarialTraining: weighting.term is robust, but {names[surrogate]} has one term; use all."
         )
     if implicit and not isinstance(attack, LogBarrier):
         raise RectifyError("AdversarialTraining: implicit needs the curvature of a barrier; choose attack LogBarrier.")

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...attacks import AdversarialBatch, Attack, CrossEntropyGain, Evidence, Gain
+from ...attacks import AdversarialBatch, Attack, CrossEntropyGain, Evidence, Gain, LogBarrier
 from ...collectives import global_mean_weight
 from ...errors import RectifyError
 from ..base_losses import CrossEntropy
@@ -133,7 +133,7 @@ class AdversarialTraining(Objective):
         weight = self.weighting(seen, update=not ascent)
 
         scale = global_mean_weight(len(image), image.device)
-        per_sample = weight * total if self.weighting.on == "all" else parts.fit + parts.beta * weight * parts.robust
+        per_sample = weight * total if self.weighting.term == "all" else parts.fit + parts.beta * weight * parts.robust
         loss = (per_sample.sum() * scale).to(total.dtype)
         terms = {"fit": parts.fit.mean()}
         if parts.robust is not None:
@@ -143,9 +143,10 @@ class AdversarialTraining(Objective):
             loss = loss + self.regularizer.weight * separation
             terms["separation"] = separation
         if implicit:
-            assert evidence is not None and evidence.curvature is not None
+            assert isinstance(self.attack, LogBarrier) and evidence is not None and evidence.curvature is not None
             lower = parts.fit if self._same_loss() else self.gain(adversarial, target, None)
-            answer = (weight * implicit_term(parts.fit, lower, x, evidence.curvature)).sum() * scale
+            answer = implicit_term(parts.fit, lower, x, evidence.curvature, self.attack.barrier)
+            answer = (weight * answer).sum() * scale
             loss = loss + (answer - answer.detach())  # a gradient without a value
         terms["adversarial_accuracy"] = (seen.adversarial.argmax(1) == label).float().mean()
         if not isinstance(self.weighting, UniformWeights):

@@ -21,7 +21,7 @@ class ClassBalancedWeights(Weighting):
         kind: `effective` number of samples, or `inverse` frequency.
         beta: β in [0, 1) of the effective number.
         defer: share of the training before which all weights are 1; published at epoch 160 of 200.
-        on: see Weighting.
+        term: see Weighting.
 
     Raises:
         RectifyError: no counts, a class without samples, or fewer counts than the network has classes.
@@ -35,9 +35,9 @@ class ClassBalancedWeights(Weighting):
         kind: Literal["effective", "inverse"] = "effective",
         beta: float = 0.9999,
         defer: float = 0.0,
-        on: Term = "all",
+        term: Term = "all",
     ):
-        super().__init__(defer, on)
+        super().__init__(defer, term)
         if not counts:
             raise RectifyError("ClassBalancedWeights: counts is missing; give the training samples of each class.")
         if min(counts) <= 0:

@@ -14,7 +14,7 @@ class EnergyWeights(Weighting):
     the mean weight falls, and the effective learning rate with it. Mirza et al. 2024, arXiv 2407.06315.
 
     Args:
-        start, on: see Weighting; WEAT weighs both terms of TRADES from the start.
+        start, term: see Weighting; WEAT weighs both terms of TRADES from the start.
     """
 
     needs_clean = True

@@ -16,7 +16,7 @@ class GeometryWeights(Weighting):
     Args:
         lam: Λ; -1 in the published runs.
         shape: `tanh`, `sigmoid` (of the same argument) or `discrete`, (K + 1 - κ)/(K + 1).
-        start, on: see Weighting; published at half of the training.
+        start, term: see Weighting; published at half of the training.
     """
 
     needs_label = True
@@ -27,9 +27,9 @@ class GeometryWeights(Weighting):
         lam: float = -1.0,
         shape: Literal["tanh", "sigmoid", "discrete"] = "tanh",
         start: float = 0.0,
-        on: Term = "all",
+        term: Term = "all",
     ):
-        super().__init__(start, on)
+        super().__init__(start, term)
         if shape not in ("tanh", "sigmoid", "discrete"):
             raise RectifyError(f"GeometryWeights: shape is {shape!r}; choose tanh, sigmoid or discrete.")
         self.lam, self.shape = lam, shape

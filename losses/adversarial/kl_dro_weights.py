@@ -22,7 +22,7 @@ class KLDROWeights(Weighting):
         temperature: r > 0, in units of the loss.
         momentum: η in (0, 1]; 1 takes each batch for itself.
         prior: π: another weighting (GAIRAT's gives DONE + GAIRAT), or a probability of each class; uniform by default.
-        start, on: see Weighting.
+        start, term: see Weighting.
 
     Raises:
         RectifyError: r ≤ 0, η outside (0, 1], or class probabilities that do not sum to 1.
@@ -38,9 +38,9 @@ class KLDROWeights(Weighting):
         momentum: float = 0.1,
         prior: Weighting | Sequence[float] | None = None,
         start: float = 0.0,
-        on: Term = "all",
+        term: Term = "all",
     ):
-        super().__init__(start, on)
+        super().__init__(start, term)
         if not temperature > 0:
             raise RectifyError(f"KLDROWeights: temperature is {temperature}; it must be above 0.")
         if not 0 < momentum <= 1:

@@ -15,7 +15,7 @@ class MarginWeights(Weighting):
     Args:
         slope, bias: published 10 and -0.5 on cross-entropy, 2 and 0 on the robust term of TRADES.
         normalize: scale the weights to a mean of 1 over the batch instead.
-        start, on: see Weighting; published at epoch 76 of 120.
+        start, term: see Weighting; published at epoch 76 of 120.
     """
 
     needs_label = True
@@ -26,9 +26,9 @@ class MarginWeights(Weighting):
         bias: float = -0.5,
         normalize: bool = False,
         start: float = 0.0,
-        on: Term = "all",
+        term: Term = "all",
     ):
-        super().__init__(start, on)
+        super().__init__(start, term)
         self.slope, self.bias, self.normalize = slope, bias, normalize
 
     def weigh(self, seen: Seen, update: bool) -> Tensor:

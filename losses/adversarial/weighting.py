@@ -44,7 +44,7 @@ class Weighting(nn.Module):
 
     Args:
         start: share of the training after which it sets in; all weights are 1 before.
-        on: the terms of the surrogate it weighs: `all`, or the `robust` one.
+        term: the terms of the surrogate it weighs: `all`, or the `robust` one.
     """
 
     needs_clean: bool = False
@@ -54,14 +54,14 @@ class Weighting(nn.Module):
     least_steps: int = 0
     """Reads the attack's evidence, which must come from this many steps or more."""
 
-    def __init__(self, start: float = 0.0, on: Term = "all"):
+    def __init__(self, start: float = 0.0, term: Term = "all"):
         super().__init__()
         name = type(self).__name__
         if not 0 <= start <= 1:
             raise RectifyError(f"{name}: start is {start}; give a fraction of the training in [0, 1].")
-        if on not in ("all", "robust"):
-            raise RectifyError(f"{name}: on is {on!r}; choose all or robust.")
-        self.start, self.on = start, on
+        if term not in ("all", "robust"):
+            raise RectifyError(f"{name}: term is {term!r}; choose all or robust.")
+        self.start, self.term = start, term
 
     def setup(self, backbone: nn.Module) -> None:
         """Check against the network, before training."""

@@ -94,7 +94,7 @@ def test_weat_written_out():
 
 def test_mail_trades_weighs_the_robust_term_only():
     backbone, data = net("group").double(), batch(dtype=torch.float64)
-    weighting = MarginWeights(2.0, 0.0, on="robust")
+    weighting = MarginWeights(2.0, 0.0, term="robust")
     objective = AdversarialTraining(PGD(steps=2), Trades(5.0), weighting)
     step = objective(backbone, data, Context())
     x = objective.attack(backbone, data["image"], data["label"], DivergenceGain(), Context().generator("attack")).image
@@ -169,7 +169,7 @@ REFUSED = [
     ({"weighting": GeometryWeights()}, "GeometryWeights counts the steps of an attack.* none is given"),
     ({"attack": FGSM(), "weighting": GeometryWeights()}, "FGSM takes 1; choose PGD"),
     ({"attack": NFGSM(), "weighting": KLDROWeights(prior=GeometryWeights())}, "NFGSM takes 1; choose PGD"),
-    ({"attack": PGD(), "weighting": MarginWeights(on="robust")}, "AdversarialCrossEntropy has one term"),
+    ({"attack": PGD(), "weighting": MarginWeights(term="robust")}, "AdversarialCrossEntropy has one term"),
     ({"attack": PGD(), "implicit": True}, "implicit needs the curvature of a barrier; choose attack LogBarrier"),
     ({"attack": LogBarrier(), "surrogate": Trades(), "implicit": True}, "not Trades"),
     ({"attack": LogBarrier(), "attack_loss": DivergenceGain(), "implicit": True}, "not DivergenceGain"),

@@ -44,7 +44,7 @@ def test_the_hypergradient_of_a_bilevel_problem():
     outer = torch.stack([upper(theta, d, s) for d, s in zip(delta, samples, strict=True)])
     lower = torch.stack([(slope(theta, s) * d).sum() for d, s in zip(delta, samples, strict=True)])
     curvature = C * (1 / (EPS - delta.detach()) ** 2 + 1 / (delta.detach() + EPS) ** 2)
-    implicit = implicit_term(outer, lower, delta, curvature)
+    implicit = implicit_term(outer, lower, delta, curvature, C)
     (whole,) = torch.autograd.grad(outer.sum() + implicit.sum(), theta, retain_graph=True)
     torch.testing.assert_close(whole, numeric, rtol=1e-6, atol=1e-8)
     (explicit,) = torch.autograd.grad(outer.sum(), theta)
@@ -67,7 +67,7 @@ def test_done_adds_a_gradient_and_no_value():
 
     # by hand: w_i·Σ (g_i·v_i) with v = g/H fixed, differentiated by finite differences along one direction
     result = attack(backbone, batch["image"], batch["label"])
-    h = result.evidence.curvature
+    c, h = attack.barrier, result.evidence.curvature
 
     def input_gradient():
         x = result.image.clone().requires_grad_()
@@ -75,6 +75,8 @@ def test_done_adds_a_gradient_and_no_value():
         return loss.detach(), torch.autograd.grad(loss.sum(), x)[0]
 
     loss, g = input_gradient()
+    h = torch.maximum(h, g**2 / c)
+    assert float((g / h).abs().max()) <= attack.eps  # no pixel answers by more than the ball
     weight = (loss.exp() / loss.exp().mean())[:, None]
     direction = torch.randn_like(whole)
     sizes = [p.numel() for p in backbone.parameters()]

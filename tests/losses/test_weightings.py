@@ -196,7 +196,7 @@ def test_a_weighting_sets_in_at_its_start(build):
         (lambda: ClassBalancedWeights([3, 1], beta=1), "beta is 1"),
         (lambda: GeometryWeights(shape="linear"), "shape is 'linear'"),
         (lambda: EnergyWeights(start=2), "EnergyWeights: start is 2"),
-        (lambda: MarginWeights(on="first"), "on is 'first'; choose all or robust"),
+        (lambda: MarginWeights(term="first"), "term is 'first'; choose all or robust"),
         (lambda: ClassBalancedWeights([3, 1]).setup(ResNet(5)), "counts has 2 entries for 5 classes"),
     ],
 )
