@@ -1,3 +1,4 @@
+import csv
 import os
 import signal
 import stat
@@ -9,8 +10,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_rectify.callbacks import Preempted, Preemption, config_fingerprint, find_resume
+from lightning_rectify.callbacks import EMA, Preempted, Preemption, config_fingerprint, find_resume
 from lightning_rectify.errors import RectifyError
+from lightning_rectify.strategies import AtomicCheckpoint
 
 
 class Loader:
@@ -40,12 +42,12 @@ class Loader:
 
 
 class Net(pl.LightningModule):
-    def __init__(self, signal_at=None, send=signal.SIGUSR1):
+    def __init__(self, signal_at=None, send=signal.SIGUSR1, batches=7):
         super().__init__()
         torch.manual_seed(0)
         self.layer = nn.Linear(4, 2)
         self.signal_at, self.send, self.losses, self.validated = signal_at, send, [], []
-        self.loader = Loader()
+        self.loader = Loader(batches)
 
     def train_dataloader(self):
         return self.loader
@@ -75,9 +77,9 @@ class Net(pl.LightningModule):
 
 def fit(net, folder, callback, ckpt_path=None, **options):
     trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=3, default_root_dir=folder, callbacks=[callback], logger=False,
+        accelerator="cpu", default_root_dir=folder, callbacks=callback if isinstance(callback, list) else [callback],
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        **{"enable_checkpointing": False, **options},
+        **{"enable_checkpointing": False, "max_epochs": 3, "logger": False, **options},
     )  # fmt: skip
     trainer.fit(net, ckpt_path=ckpt_path, weights_only=True)
     return net
@@ -110,6 +112,84 @@ def test_the_resumed_run_equals_an_undisturbed_one(tmp_path, signal_at, accumula
     assert first.validated + second.validated == whole.validated
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
     assert not list(folder.iterdir()), "the checkpoint is deleted when training is complete"
+
+
+def rows(folder):
+    """What was logged, over all starts."""
+    logs = sorted(folder.glob("csv/version_*/metrics.csv"))
+    found = [row for log in logs for row in csv.DictReader(log.open())]
+    return [(row["epoch"], row["step"], key, row[key]) for row in found for key in row if key == "loss" and row[key]]
+
+
+class Averaged(Net):
+    """It logs, and it acts itself at the end of a batch."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.backbone = self.layer
+        self.register_buffer("ends", torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("loss", loss)
+        return loss
+
+    def on_train_batch_end(self, *_):
+        self.ends += 1
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("signal_at", "batches"), [((1, 3), 7), ((1, 0), 1), ((1, 6), 7)])
+def test_it_acts_after_everything_else_in_any_order(tmp_path, first, signal_at, batches):
+    def run(net, folder, resume=None):
+        pair = [Preemption(fingerprint="a"), EMA(decay=0.5)]
+        logger = pl.loggers.CSVLogger(folder, name="csv")
+        options = {"logger": logger, "log_every_n_steps": 1, "plugins": [AtomicCheckpoint()]}
+        return fit(net, folder, pair if first else pair[::-1], resume, max_epochs=4, **options)
+
+    whole = run(Averaged(batches=batches), tmp_path / "whole")
+    folder = tmp_path / "cut"
+    with pytest.raises(Preempted):
+        run(Averaged(signal_at, batches=batches), folder)
+    second = run(Averaged(batches=batches), folder, find_resume(folder, "a"))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value), name
+    assert rows(folder) == rows(tmp_path / "whole") and len(rows(folder)) == 4 * batches
+
+
+@pytest.mark.parametrize(
+    ("batches", "options", "saved"),
+    [(1, {}, 2), (7, {"accumulate_grad_batches": 7}, 2), (2, {"val_check_interval": 1}, 4)],
+)
+def test_an_epoch_may_be_one_step(tmp_path, batches, options, saved):
+    """No step is without a validation, so the run is saved between the epochs."""
+    whole = fit(Net(batches=batches), tmp_path / "whole", Preemption(), **options)
+    folder, first = tmp_path / "cut", Net((1, 0), batches=batches)
+    with pytest.raises(Preempted):
+        fit(first, folder, Preemption(fingerprint="a"), **options)
+    resume = find_resume(folder, "a")
+    assert resume.name == f"preempt-{saved}.ckpt"
+    second = fit(Net(batches=batches), folder, Preemption(), resume, **options)
+    assert first.losses + second.losses == whole.losses
+    assert first.validated + second.validated == whole.validated
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("every", "saved"), [(7, 7), (3, 6), (100, 7)])
+def test_every_n_steps_counts_from_the_last_agreement(tmp_path, every, saved):
+    with pytest.raises(Preempted):
+        fit(Net((0, 4)), tmp_path, Preemption(every_n_steps=every, fingerprint="a"))
+    assert find_resume(tmp_path, "a").name == f"preempt-{saved}.ckpt"
+
+
+def test_a_run_with_a_limit_of_steps_is_saved_within_an_epoch(tmp_path):
+    whole = fit(Net(), tmp_path / "whole", Preemption(), max_steps=17, max_epochs=-1)
+    first, folder = Net((0, 6)), tmp_path / "cut"
+    with pytest.raises(Preempted):
+        fit(first, folder, Preemption(fingerprint="a"), max_steps=17, max_epochs=-1)
+    resume = find_resume(folder, "a")
+    second = fit(Net(), folder, Preemption(), resume, max_steps=17, max_epochs=-1)
+    assert resume.name == "preempt-8.ckpt" and first.losses + second.losses == whole.losses
 
 
 def test_a_signal_in_the_very_last_batch_changes_nothing(tmp_path):
