@@ -31,9 +31,9 @@ class BalancedLoader(TrainingLoader):
                 "lower data.batch_size."
             )
 
-    def _steps(self) -> list[tuple[int, int]]:
+    def _steps(self, position: int) -> list[tuple[int, int]]:
         step = self.batch_size * self.world
-        start = -(-self.position // self.batch_size) * self.batch_size  # a state from another batch size
+        start = -(-position // self.batch_size) * self.batch_size  # a state from another batch size
         end = len(self.indices) // self.batch_size * self.batch_size
         return [(first, first + step) for first in range(start, end - step + 1, step)]
 

@@ -1,7 +1,7 @@
 """Loaders over indexed shards that own their order, have a length, and can be stopped and resumed at any batch."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -104,6 +104,22 @@ class BatchSampler:
         self.sampler, self.batch_size = _Sampler(loader), batch_size
 
 
+class Standing(NamedTuple):
+    """Where a training loader stands.
+
+    Attributes:
+        epoch: the epoch at hand.
+        share: of its samples handed out.
+        left: its batches that remain.
+        length: batches of a whole epoch with this world and batch size.
+    """
+
+    epoch: int
+    share: float
+    left: int
+    length: int
+
+
 class TrainingLoader(_Loader):
     """Shuffled, even batches of `{image, label, index, view}`.
 
@@ -147,15 +163,20 @@ class TrainingLoader(_Loader):
 
     def __len__(self) -> int:
         """Batches of the epoch at hand; after a resume on another world size those before and after added up."""
-        return self.batches + len(self._steps())
+        return self.batches + len(self._steps(self.position))
 
-    def _steps(self) -> list[tuple[int, int]]:
-        """The (start, end) positions of the steps that remain."""
+    def standing(self) -> Standing:
+        """Where the loader stands in the data."""
+        left, length = len(self._steps(self.position)), len(self._steps(0))
+        return Standing(self.epoch, self.position / len(self.indices) if left else 1.0, left, length)
+
+    def _steps(self, position: int) -> list[tuple[int, int]]:
+        """The (start, end) positions of the steps that remain from a position on."""
         count, step = len(self.indices), self.batch_size * self.world
         if count < step:
             step = count // self.world * self.world  # the whole set is one short batch
         last = count - step if self.drop_last else count - 1
-        return [(start, min(start + step, count)) for start in range(self.position, last + 1, step)]
+        return [(start, min(start + step, count)) for start in range(position, last + 1, step)]
 
     def __iter__(self) -> Iterator[Batch]:
         # a generator: nothing happens before the first batch is asked for, because Lightning opens iterators it
@@ -165,7 +186,7 @@ class TrainingLoader(_Loader):
         self._started = True
         key = (self.seed, self.epoch, self.cycle)
         order = self._order(*key)
-        steps = self._steps()
+        steps = self._steps(self.position)
         chunks = []
         for start, end in steps:
             chunk = order[start:end]
@@ -213,7 +234,7 @@ class TrainingLoader(_Loader):
             setattr(self, key, state[key])
         if self._on_resize and (state["world"], state["batch_size"]) != (self.world, self.batch_size):
             self._on_resize()
-        self._started = not self._steps()  # a finished epoch is not gone on with
+        self._started = not self._steps(self.position)  # a finished epoch is not gone on with
 
 
 class EvaluationLoader(_Loader):

@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import RectifyError
+from .timeline import Timeline
 
 
 class Schedule:
@@ -25,20 +26,21 @@ class Schedule:
         """The factor after warm-up, for progress in [0, 1] of the remaining training."""
         return 1.0
 
-    def build(self, optimizer: Optimizer, total_steps: float) -> LambdaLR:
-        """Return the scheduler for a training of `total_steps` optimizer steps.
+    def build(self, optimizer: Optimizer, timeline: Timeline) -> LambdaLR:
+        """Return the scheduler that follows a timeline, also when that restarts.
 
         Raises:
-            RectifyError: the number of steps is unknown.
+            RectifyError: the length of training is unknown.
         """
-        if not math.isfinite(total_steps):
+        if not math.isfinite(timeline.total):
             raise RectifyError("schedule: the length of training is unknown; set trainer.max_epochs or max_steps.")
-        rise = self.warmup * total_steps
 
         def factor(step: int) -> float:
-            if step < rise:
-                return (step + 1) / (rise + 1)
-            return self.factor(min(1.0, (step - rise) / max(1.0, total_steps - rise)))
+            progress = timeline.progress(step)
+            if progress < self.warmup:
+                one = 1 / timeline.total  # so that the first step does not have rate zero
+                return (progress + one) / (self.warmup + one)
+            return self.factor((progress - self.warmup) / (1 - self.warmup))
 
         return LambdaLR(optimizer, factor)
 
