@@ -16,7 +16,7 @@ from .balanced_classes import BalancedClasses
 from .balanced_loader import BalancedLoader
 from .build import build_shards
 from .known import check_built_from, is_stream, resolve
-from .loader import EvaluationLoader, TrainingLoader
+from .loader import EvaluationLoader, Standing, TrainingLoader
 from .manifest import CALIBRATION, SPLITS, Manifest, read_manifest, verify_shards
 from .order import view_keys
 from .reader import MemoryReader, ShardReader
@@ -233,6 +233,11 @@ class ShardDataModule(pl.LightningDataModule):
         for before (`estimated_stepping_batches`, which every schedule by steps needs).
         """
         return {} if self._training is None else {"training": self._training.state_dict()}
+
+    @property
+    def standing(self) -> Standing | None:
+        """Where training stands in the data; None before it, and for streams."""
+        return self._training.standing() if isinstance(self._training, TrainingLoader) else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict.get("training")

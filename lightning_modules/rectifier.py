@@ -20,6 +20,7 @@ from ..strategies.guard import check
 from .cost import cost_line
 from .schedules import Schedule
 from .term_means import TermMeans
+from .timeline import Timeline
 
 CHECKPOINT_FORMAT = 1
 
@@ -53,7 +54,7 @@ class Rectifier(LightningModule):
         self._schedule = schedule
         self._compile = compile
         self._prepared = False
-        self._total_steps = math.inf
+        self._timeline = Timeline()
         self.last_terms: dict[str, Tensor | float] = {}
         self._recent = TermMeans()
         self._epoch = TermMeans()
@@ -89,7 +90,8 @@ class Rectifier(LightningModule):
         if self._schedule is None:
             return optimizer
         if isinstance(self._schedule, Schedule):
-            stepped = self._schedule.build(optimizer, self.trainer.estimated_stepping_batches)
+            self._timeline.whole(self.trainer.estimated_stepping_batches)
+            stepped = self._schedule.build(optimizer, self._timeline)
             return [optimizer], [{"scheduler": stepped, "interval": "step"}]
         scheduler = self._schedule(optimizer)
         entry: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
@@ -100,13 +102,29 @@ class Rectifier(LightningModule):
     def context(self, batch_idx: int) -> Context:
         """Where training stands at this batch; the key makes random numbers differ by rank and by micro-batch."""
         trainer = self.trainer
-        progress = min(1.0, trainer.global_step / self._total_steps)
+        progress = self._timeline.progress(trainer.global_step)
         return Context(trainer.global_step, progress, (global_seed(), rank(), trainer.current_epoch, batch_idx))
 
     def on_train_start(self) -> None:
-        self._total_steps = max(1, self.trainer.estimated_stepping_batches)
+        self._timeline.whole(self.trainer.estimated_stepping_batches)
+        self._follow_resized_data()
         optimizers = [type(optimizer).__name__ for optimizer in self.trainer.optimizers]
-        rank_zero_info(cost_line(self.backbone, self.objective, optimizers, self._total_steps))
+        rank_zero_info(cost_line(self.backbone, self.objective, optimizers, self._timeline.total))
+
+    def _follow_resized_data(self) -> None:
+        """Restart the timeline if the steps done are not those this world and batch size would have taken."""
+        trainer = self.trainer
+        standing = getattr(getattr(trainer, "datamodule", None), "standing", None)
+        if not trainer.global_step or standing is None or trainer.max_steps != -1:
+            return
+        if trainer.limit_train_batches not in (None, 1.0) or trainer.max_epochs in (None, -1):  # type: ignore[attr-defined]
+            return
+        accumulate, epochs = trainer.accumulate_grad_batches, trainer.max_epochs
+        of_an_epoch = math.ceil(standing.length / accumulate)
+        share = (standing.epoch + standing.share) / epochs
+        if abs(trainer.global_step - share * of_an_epoch * epochs) > 1:
+            left = math.ceil(standing.left / accumulate) + (epochs - standing.epoch - 1) * of_an_epoch
+            self._timeline.restart(trainer.global_step, share, left)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         step = self.objective(self.backbone, batch, self.context(batch_idx))
@@ -115,11 +133,8 @@ class Rectifier(LightningModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        # Here and not in on_train_batch_end, where a checkpoint callback may already have saved. DeepSpeed is called
-        # for every micro-batch and steps on its own count.
-        accumulate = self.trainer.accumulate_grad_batches
-        if not self.trainer.strategy.handles_gradient_accumulation or (batch_idx + 1) % accumulate == 0:
-            self.objective.after_step(self.backbone)
+        # here and not in on_train_batch_end, where a checkpoint callback may already have saved
+        self.objective.after_step(self.backbone)
 
     def on_train_epoch_end(self) -> None:
         self.log_dict({f"train/{name}": value for name, value in self._epoch.compute().items()})

@@ -1,5 +1,7 @@
 """A run that resumes with another batch size ends its schedule with its last step, not before and not after."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from pytorch_lightning import Trainer
@@ -37,6 +39,6 @@ def test_progress_and_rate_go_on_from_where_they_stood(tmp_path, batch_size):
     progress = [share for share, _ in resumed]
     assert progress[0] == pytest.approx(stood, abs=0.02)
     assert progress == sorted(progress) and progress[-1] < 1
-    gaps = [later - earlier for earlier, later in zip(progress, progress[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(progress)]
     assert max(gaps) == pytest.approx(min(gaps)) == pytest.approx(1 - progress[-1])
     assert all(rate > 0 for _, rate in resumed) and resumed[-1][1] < 0.1
