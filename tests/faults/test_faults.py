@@ -134,6 +134,34 @@ def test_a_dead_worker_is_explained(tmp_path, monkeypatch):
     assert "A loader worker died" in explain_failure(caught.value) and "data.workers" in explain_failure(caught.value)
 
 
+class Broken(Dataset):
+    """A mistake in the user's own code, of any words."""
+
+    def __init__(self, message):
+        self.message = message
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        raise RuntimeError(self.message)
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ("the label is not in the table", None),
+        ("connection reset by peer", None),
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", "Out of memory"),
+    ],
+)
+def test_an_error_in_a_worker_is_not_its_death(message, named):
+    with pytest.raises(RuntimeError) as caught:
+        list(DataLoader(Broken(message), num_workers=1, multiprocessing_context="fork"))
+    explained = explain_failure(caught.value)
+    assert explained is None if named is None else named in explained and message in explained
+
+
 def test_out_of_memory_names_what_to_change(tmp_path):
     def exhaust(module, batch_idx):
         if batch_idx == 2:
@@ -156,7 +184,8 @@ def test_out_of_memory_names_what_to_change(tmp_path):
     ],
 )
 def test_known_failures(error, named):
-    assert named in explain_failure(error)
+    explained = explain_failure(error)
+    assert named in explained and explained.endswith(f"{error})" if str(error) else "(MemoryError)"), explained
 
 
 @pytest.mark.parametrize(
