@@ -22,8 +22,8 @@ class DeepSpeed(DeepSpeedStrategy):
     """ZeRO: optimizer state (stage 1), gradients (2) and weights (3) split over the ranks.
 
     It differs from Lightning's strategy where that one changes the numbers: gradients are divided by
-    `accumulate_grad_batches` once, `bf16-mixed` computes in bf16 over exact fp32 master weights, buffers follow rank 0,
-    and batches may be of any form. Checkpoint folders are sealed, replaced as a whole, and only loaded with their seal.
+    `accumulate_grad_batches` once, steps are taken where Lightning takes them, `bf16-mixed` computes in bf16 over exact
+    fp32 master weights, buffers follow rank 0, and batches may be of any form. Checkpoint folders are sealed, replaced as a whole, and only loaded with their seal.
 
     Args:
         stage: what is split: 1, 2 or 3 as above.
@@ -147,7 +147,16 @@ class DeepSpeed(DeepSpeedStrategy):
         # Lightning has divided the loss by accumulate_grad_batches already
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
+    @property
+    def handles_gradient_accumulation(self) -> bool:
+        """False: DeepSpeed counts micro-batches across epochs, Lightning within one and steps on its last batch."""
+        return False
+
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.lightning_module is not None
+        # before the forward, as the engine wants it; the engine is then stepped only where Lightning steps
+        boundary = not self.lightning_module.trainer.fit_loop._should_accumulate()
+        self.deepspeed_engine.set_gradient_accumulation_boundary(boundary)
         self._follow_rank_zero()
         self._buffers_differ = True
         return super().training_step(*args, **kwargs)
@@ -155,6 +164,10 @@ class DeepSpeed(DeepSpeedStrategy):
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
         self._follow_rank_zero()
         return super().validation_step(*args, **kwargs)
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        self._follow_rank_zero()
+        return super().test_step(*args, **kwargs)
 
     def _follow_rank_zero(self) -> None:
         if self._buffers_differ and self.lightning_module is not None:

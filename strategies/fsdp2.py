@@ -44,6 +44,10 @@ class FSDP2(ModelParallelStrategy):
         self._follow_rank_zero()
         return super().validation_step(*args, **kwargs)
 
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        self._follow_rank_zero()
+        return super().test_step(*args, **kwargs)
+
     def _follow_rank_zero(self) -> None:
         if self._buffers_differ and self.lightning_module is not None:
             broadcast_buffers(self.lightning_module)

@@ -1,5 +1,6 @@
 """The cells of the objective x strategy table: what is trained, on what, and the one-process replay of two ranks."""
 
+import math
 import threading
 from pathlib import Path
 
@@ -18,7 +19,11 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "objective"
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 STEPS, BATCH, WORLD, LR = 5, 4, 2, 0.05
 CLIP = 0.5
-SETTINGS = tuple((accumulate, clip) for accumulate in (1, 2) for clip in (None, CLIP))
+SETTINGS = (
+    *((accumulate, clip, 1) for accumulate in (1, 2) for clip in (None, CLIP)),
+    (2, None, 2),  # two epochs of an odd number of batches: each ends in a short window
+    (3, CLIP, 2),
+)
 VARIED = ("baseline", "AttackedTeacher", "fmix")  # these also run with accumulation and clipping
 
 
@@ -59,13 +64,18 @@ def make_batch(objective, rank, step):
 
 
 def cell_names():
-    """(objective, accumulate, clip) of every cell."""
-    cells = [(name, 1, None) for name in objective_names()]
+    """(objective, accumulate, clip, epochs) of every cell."""
+    cells = [(name, *SETTINGS[0]) for name in objective_names()]
     varied = [name for name in VARIED if name in objective_names()]
     return cells + [(name, *setting) for name in varied for setting in SETTINGS[1:]]
 
 
-def replay(name, accumulate=1, clip=None, norm="group"):
+def batches_of(accumulate, epochs):
+    """Batches of an epoch: whole windows in a single one, else five, whatever the window."""
+    return STEPS * accumulate if epochs == 1 else STEPS
+
+
+def replay(name, accumulate=1, clip=None, epochs=1, norm="group"):
     """Train as two ranks would, in one process, without DDP, Lightning or a real process group: two threads.
 
     The collectives inside an objective meet in a threaded process group; gradients are summed here, by hand.
@@ -83,7 +93,7 @@ def replay(name, accumulate=1, clip=None, norm="group"):
     def run(rank):
         try:
             dist.init_process_group("threaded", rank=rank, world_size=WORLD, store=store)
-            results[rank] = _replay_rank(rank, accumulate, clip, *nets[rank])
+            results[rank] = _replay_rank(rank, accumulate, clip, epochs, *nets[rank])
             dist.destroy_process_group()
         except BaseException as error:  # raised in the main thread
             errors.append(error)
@@ -105,13 +115,18 @@ def replay(name, accumulate=1, clip=None, norm="group"):
     return results
 
 
-def _replay_rank(rank, accumulate, clip, backbone, objective):
+def _replay_rank(rank, accumulate, clip, epochs, backbone, objective):
+    batches = batches_of(accumulate, epochs)
+    windows = [
+        (epoch, range(first, min(first + accumulate, batches)))
+        for epoch in range(epochs)
+        for first in range(0, batches, accumulate)
+    ]
     weights = [p for p in (*backbone.parameters(), *objective.parameters()) if p.requires_grad]
     losses = []
-    for step in range(STEPS):
-        for part in range(accumulate):
-            batch_idx = step * accumulate + part
-            context = Context(step, step / STEPS, (0, rank, 0, batch_idx))
+    for step, (epoch, window) in enumerate(windows):
+        for batch_idx in window:
+            context = Context(step, step / len(windows), (0, rank, epoch, batch_idx))
             out = objective(backbone, make_batch(objective, rank, batch_idx), context)
             losses.append(out.loss.detach().item())
             (out.loss / accumulate).backward()
@@ -121,9 +136,10 @@ def _replay_rank(rank, accumulate, clip, backbone, objective):
         flat /= WORLD
         if clip is not None:
             flat *= (clip / (flat.norm() + 1e-6)).clamp(max=1)
+        lr = LR * (1 + math.cos(math.pi * step / len(windows))) / 2 if epochs > 1 else LR
         with torch.no_grad():
             for p, g in zip(weights, flat.split([p.numel() for p in weights]), strict=True):
-                p -= LR * g.view_as(p)
+                p -= lr * g.view_as(p)
                 p.grad = None
         objective.after_step(backbone)
     return losses

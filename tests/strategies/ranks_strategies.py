@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from cells import LR, STEPS, Batches, cell_names, make_backbone, make_objective
+from cells import LR, STEPS, Batches, batches_of, cell_names, make_backbone, make_objective
 from processes import report, start
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.utils.data import DataLoader
 
 from lightning_rectify.backbones import TimmBackbone
 from lightning_rectify.errors import RectifyError
-from lightning_rectify.lightning_modules import Classifier
+from lightning_rectify.lightning_modules import Classifier, Cosine
 from lightning_rectify.losses import EmpiricalRisk
 from lightning_rectify.strategies import FSDP2, DeepSpeed
 
@@ -60,11 +60,18 @@ def loader(objective, length):
     return DataLoader(Batches(objective, rank, length), batch_size=None)
 
 
-def cell(objective_name, accumulate, clip, norm="group"):
+def cell(objective_name, accumulate, clip, epochs, **options):
+    """Losses of each micro-batch; longer runs also have a schedule by steps."""
     objective = make_objective(objective_name)
-    module = Module(make_backbone(norm), objective, optimizer=partial(torch.optim.SGD, lr=LR))
-    fit = trainer(accumulate_grad_batches=accumulate, gradient_clip_val=clip)
-    fit.fit(module, loader(objective, STEPS * accumulate))
+    module = Module(
+        make_backbone(), objective, optimizer=partial(torch.optim.SGD, lr=LR), schedule=Cosine() if epochs > 1 else None
+    )
+    after, moved = objective.after_step, []
+    objective.after_step = lambda backbone: (after(backbone), moved.append(1))
+    fit = trainer(accumulate_grad_batches=accumulate, gradient_clip_val=clip, max_epochs=epochs, **options)
+    fit.fit(module, loader(objective, batches_of(accumulate, epochs)))
+    engine = getattr(fit.strategy.model, "global_steps", fit.global_step)
+    results["steps"][f"{objective_name}/{accumulate}/{clip}/{epochs}"] = [fit.global_step, engine, len(moved)]
     return module.losses
 
 
@@ -176,9 +183,7 @@ def tested(objective_name):
 
 
 def offload():
-    module = Module(make_backbone(), EmpiricalRisk(), optimizer=partial(torch.optim.SGD, lr=LR))
-    trainer(strategy=DeepSpeed(stage=int(name[-1]), offload=True)).fit(module, loader(module.objective, STEPS))
-    return module.losses
+    return cell("baseline", 2, None, 2, strategy=DeepSpeed(stage=int(name[-1]), offload=True))
 
 
 def foreign():
@@ -192,7 +197,7 @@ def foreign():
     trainer().fit(module, loader(module.objective, STEPS), ckpt_path=copied)
 
 
-results = {"cells": {}, "resume": {}}
+results = {"cells": {}, "resume": {}, "steps": {}}
 begun = time.perf_counter()
 for cell_name in cell_names():
     results["cells"]["/".join(map(str, cell_name))] = attempt(cell, *cell_name)

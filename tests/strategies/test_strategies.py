@@ -80,6 +80,15 @@ def test_losses_equal_the_replay_in_one_process(cell, strategy, launched, replay
         torch.testing.assert_close(torch.tensor(ranks[rank]), torch.tensor(losses), rtol=5e-5, atol=5e-5)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("accumulate", "clip"), [(2, None), (3, 0.5)])
+def test_a_short_window_at_the_end_of_an_epoch_is_a_step(strategy, accumulate, clip, launched):
+    """Lightning, the engine and the objective all count ceil(5 / accumulate) steps in each of two epochs."""
+    for report in launched(strategy):
+        steps = 2 * -(-5 // accumulate)
+        assert report["steps"][f"baseline/{accumulate}/{clip}/2"] == [steps, steps, steps]
+
+
 def test_every_objective_config_is_in_the_table():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} <= {cell[0] for cell in cell_names()}
 
@@ -124,7 +133,7 @@ def test_attack_steps_reduce_no_gradient(launched):
 def test_offload_changes_no_loss(strategy, launched):
     for report in launched(strategy):
         torch.testing.assert_close(
-            torch.tensor(report["offload"]), torch.tensor(report["cells"]["baseline/1/None"]), rtol=5e-5, atol=5e-5
+            torch.tensor(report["offload"]), torch.tensor(report["cells"]["baseline/2/None/2"]), rtol=5e-5, atol=5e-5
         )
 
 
