@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import RectifyError
 from ..frozen import frozen_eval
+from ..randomness import fold
 
 
 @dataclass
@@ -74,8 +75,6 @@ def sample_ids(batch: ImageBatch) -> list[int]:
     """Return a stable id per sample: its index or, without one, a hash of up to 256 of its pixels and its label."""
     if batch.index is not None:
         return batch.index.tolist()
-    from ..randomness import fold
-
     flat = batch.image.detach().flatten(1)
     probe = flat[:, :: max(1, flat.shape[1] // 256)][:, :256].to("cpu", torch.float32).numpy()
     return [fold(row.tobytes().hex(), label) for row, label in zip(probe, batch.label.tolist(), strict=True)]

@@ -2,19 +2,20 @@
 
 from typing import Any, Literal
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 
 from ..errors import RectifyError
 from ..metrics import CalibrationSums, Deduplicator
 from ..metrics.probabilities import check_bins
 from .batches import forward_logits, image_batch, step_logits
+from .figure_moments import FigureMoments
 from .figures import log_figure
 from .reliability_figure import draw_reliability
 
 Stage = Literal["val", "test"]
 
 
-class CalibrationReport(Callback):
+class CalibrationReport(FigureMoments):
     """Log calibration and draw a reliability diagram, synchronised over ranks.
 
     Logs, for `val` and `test`: `{stage}/ece_top_label_l1`, `{stage}/ece_class_wise_l1`, `{stage}/signed_gap` (mean
@@ -29,7 +30,8 @@ class CalibrationReport(Callback):
     Args:
         bins: equal-width confidence bins; the last one is closed, so a confidence of exactly 1 belongs to it.
         stages: where to report.
-        figure_every_n_epochs: epochs between validation diagrams, 0 for none but that of the test.
+        figure_every_n_epochs: epochs between validation diagrams, 0 for none but that of the test; the first and the
+            last validation are drawn in any case.
     """
 
     def __init__(self, bins: int = 15, stages: tuple[Stage, ...] = ("val", "test"), figure_every_n_epochs: int = 1):
@@ -37,6 +39,7 @@ class CalibrationReport(Callback):
             raise RectifyError(f"CalibrationReport: stages is {list(stages)}; choose among val and test.")
         if figure_every_n_epochs < 0:
             raise RectifyError(f"CalibrationReport: figure_every_n_epochs is {figure_every_n_epochs}; give 0 or more.")
+        super().__init__(figure_every_n_epochs)
         self.bins = check_bins(bins)
         self.stages = tuple(stages)
         self.figure_every_n_epochs = figure_every_n_epochs
@@ -72,11 +75,16 @@ class CalibrationReport(Callback):
         self._count(trainer, pl_module, outputs, batch, dataloader_idx, "test")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        every = self.figure_every_n_epochs
-        self._report(trainer, pl_module, "val", draw=every > 0 and trainer.current_epoch % every == 0)
+        self._report(trainer, pl_module, "val", draw=not trainer.sanity_checking and self._due(trainer))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, pl_module, "test", draw=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_drawn": self._last_drawn}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._last_drawn = state_dict.get("last_drawn")
 
     def _clear(self) -> None:
         self._sums.clear()
@@ -109,6 +117,7 @@ class CalibrationReport(Callback):
             pl_module.log_dict(scores, sync_dist=trainer.world_size > 1, rank_zero_only=False)
             if draw and trainer.is_global_zero:
                 key = f"{stage}/reliability{tail}"
-                where = f"{stage}{tail}, epoch {trainer.current_epoch}, step {trainer.global_step}"
-                log_figure(trainer, key, draw_reliability(result.reliability, where), trainer.global_step)
+                epoch, step = self._moment(trainer)
+                where = f"{stage}{tail}, epoch {epoch}, step {step}"
+                log_figure(trainer, key, draw_reliability(result.reliability, where), step)
         self._clear()

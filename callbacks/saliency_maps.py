@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from ..attribution import grad_cam, input_gradient, last_spatial_layer
@@ -13,6 +13,7 @@ from ..collectives import gather_rows, rank, world_size
 from ..errors import RectifyError, did_you_mean
 from ..frozen import frozen_eval
 from .batches import image_batch
+from .figure_moments import FigureMoments
 from .figures import log_figure
 from .panel import Panel, PanelChoice
 from .saliency_figure import MapRow, draw_saliency
@@ -27,7 +28,7 @@ CHUNK = 16
 HEADROOM = 4.0
 
 
-class SaliencyMaps(Callback):
+class SaliencyMaps(FigureMoments):
     """Draw what a fixed panel of validation images is recognised by, under the key `val/saliency`.
 
     The panel is chosen once, by a hash of the samples' ids and stratified by class, while the first validation epoch
@@ -43,7 +44,7 @@ class SaliencyMaps(Callback):
         samples: images in the panel.
         methods: among `input_gradient` and `grad_cam`.
         layer: the layer for Grad-CAM by name (`layer3`); by default the last one with a spatial output.
-        every_n_epochs: epochs between drawings.
+        every_n_epochs: epochs between drawings; the first and the last validation are drawn in any case.
         reference_epoch: the first drawing from this epoch on fixes the colour scales; by default a quarter of
             `max_epochs`, because gradients grow most at the start. Earlier drawings each have their own.
 
@@ -66,6 +67,7 @@ class SaliencyMaps(Callback):
         for method in methods:
             if method not in METHODS:
                 raise RectifyError(f"SaliencyMaps: methods has no {method!r}.{did_you_mean(method, METHODS)}")
+        super().__init__(every_n_epochs)
         self.samples, self.methods, self.layer = samples, tuple(methods), layer
         self.every_n_epochs, self.reference_epoch = every_n_epochs, reference_epoch
         self.panel: Panel | None = None
@@ -106,23 +108,26 @@ class SaliencyMaps(Callback):
             return
         if self._choice is not None:
             self.panel, self._choice = self._choice.choose(pl_module.device), None
-        if self.panel is None or (trainer.state.fn == "fit" and trainer.current_epoch % self.every_n_epochs):
+        if self.panel is None or not self._due(trainer):
             return
         maps, logits = self._explain(pl_module, self.panel)
         rows = [self._row(name, maps[name], self._fixes(trainer)) for name in self.methods]
         if trainer.is_global_zero:
             captions = _captions(self.panel, logits, getattr(getattr(trainer, "datamodule", None), "class_names", None))
-            title = f"saliency of the label, epoch {trainer.current_epoch}, step {trainer.global_step}"
+            epoch, step = self._moment(trainer)
+            title = f"saliency of the label, epoch {epoch}, step {step}"
             figure = draw_saliency(self.panel.images, captions, rows, title)
-            log_figure(trainer, "val/saliency", figure, trainer.global_step)
+            log_figure(trainer, "val/saliency", figure, step)
 
     def state_dict(self) -> dict[str, Any]:
         panel = self.panel and {"ids": self.panel.ids, "labels": self.panel.labels, "images": self.panel.images}
-        return {"panel": panel, "scales": {name: list(scale) for name, scale in self.scales.items()}}
+        scales = {name: list(scale) for name, scale in self.scales.items()}
+        return {"panel": panel, "scales": scales, "last_drawn": self._last_drawn}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.panel = Panel(**state_dict["panel"]) if state_dict["panel"] else None
         self.scales = {name: (float(value), int(epoch)) for name, (value, epoch) in state_dict["scales"].items()}
+        self._last_drawn = state_dict.get("last_drawn")
 
     def _try(self, pl_module: LightningModule, batch: Any) -> None:
         """Find the layer and explain one image: what cannot work shall fail at the first batch, not after an epoch."""

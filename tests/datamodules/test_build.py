@@ -230,7 +230,7 @@ def test_options_outside_their_range_are_named_as_given(tmp_path, options, messa
 
 def test_a_split_that_leaves_nothing_to_train_on(tmp_path):
     small_npz(tmp_path / "a.npz", train=4)  # one sample a class
-    with pytest.raises(RectifyError, match="No sample is left to train on: val is 0.9"):
+    with pytest.raises(RectifyError, match=r"No sample is left to train on: val is 0\.9"):
         build_shards(str(tmp_path / "a.npz"), tmp_path / "out", val=0.9)
 
 
