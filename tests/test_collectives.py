@@ -46,7 +46,7 @@ def test_a_loss_over_gathered_rows_has_the_gradient_of_one_process(ranks):
 def test_means_of_alternating_terms_go_on_after_a_resume(ranks):
     whole, resumed = ranks[0]["means"]
     assert whole == resumed == ranks[1]["means"][1]
-    assert whole == {"loss": 4.0, "a": 5.0, "b": (2 * (4 + 6) + 3 * (4 + 7)) / 10}
+    assert whole == pytest.approx({"loss": 4.0, "a": 5.0, "b": (2 * (4 + 6) + 3 * (4 + 7)) / 10})
 
 
 def test_a_globally_normalised_sum_has_the_gradient_of_one_process(ranks):
