@@ -1,5 +1,6 @@
 """The data module: shards in, batches of images in [0, 1] out."""
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from .. import collectives
 from ..errors import RectifyError
 from ..randomness import global_seed
 from .augmentation import Augmentation
@@ -126,12 +128,13 @@ class ShardDataModule(pl.LightningDataModule):
         """Read the manifest and check it against the config."""
         if self.streamed:
             self._setup_streams()
+            self._check_stream_splits(stage)
         if self.streamed or self.manifest is not None:
             return
         folder, _ = resolve(self.source, self.build)
         self.manifest, self.index = read_manifest(folder)
         self._check(folder)
-        self.bad = BadSamples(self.max_bad_samples, self.manifest.samples)
+        self.bad = self._new_bad(self.manifest.samples)
         self.ids = self._usable_ids()
         self._reader = ShardReader(self.manifest, self.index)
         self._readers: dict[str, ShardReader | MemoryReader] = {}
@@ -151,6 +154,20 @@ class ShardDataModule(pl.LightningDataModule):
         }
         if self.epoch_samples is None and self._samples["train"] is None:
             raise RectifyError("data.epoch_samples is not set; shards on other machines cannot be counted, so set it.")
+
+    def _check_stream_splits(self, stage: str | None) -> None:
+        """Say at the start which split is not there, not when a score of it is missed after an epoch."""
+        if stage == "test" and "test" not in self._shards:
+            warnings.warn("data.test_source is not set: this stream has no test split, so nothing is tested.")
+        if stage not in ("fit", "validate") or "val" in self._shards:
+            return
+        trainer = self.trainer
+        monitors = [str(getattr(each, "monitor", "")) for each in getattr(trainer, "callbacks", [])]
+        needed = next((key for key in monitors if key.startswith("val/")), None)
+        if stage == "validate" or needed:
+            why = f"{needed} is monitored" if needed else "validate needs a validation split"
+            raise RectifyError(f"data.val_source is not set, but {why}; name the shards to validate on.")
+        warnings.warn("data.val_source is not set: this stream has no validation split, so nothing is validated.")
 
     @property
     def classes(self) -> int:
@@ -192,7 +209,7 @@ class ShardDataModule(pl.LightningDataModule):
         assert self.bad is not None
         for index in np.flatnonzero(wrong):
             what = "it has no label" if labels[index] < 0 else f"its label {labels[index]} is not below {self.classes}"
-            self.bad.add(str(keys[index]), what)
+            self.bad.add(str(keys[index]), what, everywhere=True)
         return {split: ids[~wrong[ids]] for split in (*SPLITS, CALIBRATION) for ids in [getattr(self.index, split)]}
 
     def _reader_of(self, split: str) -> ShardReader | MemoryReader:
@@ -204,7 +221,7 @@ class ShardDataModule(pl.LightningDataModule):
                 held = MemoryReader(self._reader, ids)
                 assert self.bad is not None
                 for index, reason in held.faults:
-                    self.bad.add(str(self.index.key[index]), reason)
+                    self.bad.add(str(self.index.key[index]), reason, everywhere=True)
                 # every rank reads all of them, so every rank leaves out the same
                 self.ids[split] = np.setdiff1d(ids, [index for index, _ in held.faults])
                 self._readers[split] = held
@@ -245,7 +262,7 @@ class ShardDataModule(pl.LightningDataModule):
     def _new_training_loader(self) -> TrainingLoader | StreamTrainingLoader:
         if self.streamed:
             samples = self.epoch_samples or self._samples["train"] or 0
-            self.bad = BadSamples(self.max_bad_samples, samples)
+            self.bad = self._new_bad(samples)
             more = {"workers": self.workers, "buffer": self.shuffle_buffer, "seed": global_seed()}
             return StreamTrainingLoader(self._shards["train"], self._form, self.bad, self.batch_size, samples, **more)
         more = {"batch_size": self.batch_size, "seed": global_seed(), "on_resize": self._reload_next_epoch}
@@ -271,8 +288,14 @@ class ShardDataModule(pl.LightningDataModule):
         if split not in self._shards:
             return []
         samples = self._samples[split]
-        bad = BadSamples(self.max_bad_samples, samples or self.epoch_samples or 1)
+        bad = self._new_bad(samples or self.epoch_samples or 1)
         return StreamEvaluationLoader(self._shards[split], self._form, bad, self.eval_batch_size, samples)
+
+    def _new_bad(self, samples: int) -> BadSamples:
+        def epoch() -> int:
+            return 0 if self._training is None else self._training.epoch
+
+        return BadSamples(self.max_bad_samples, samples, readers=collectives.world_size(), epoch=epoch)
 
     def _reload_next_epoch(self) -> None:
         # Lightning takes the length of an epoch once; one resumed on another world size has a length of its own

@@ -123,8 +123,9 @@ class _Stream(IterableDataset):
 class _Bad:
     """Counts bad samples, and bad shards by the same share of their number."""
 
-    def __init__(self, bad: BadSamples, shards: int):
-        self.samples, self.shards = bad, BadSamples(bad.share, shards, "shards")
+    def __init__(self, bad: BadSamples, shards: int, readers: int = 1):
+        self.samples = bad
+        self.shards = BadSamples(bad.share, shards, "shards", readers, bad.epoch)
 
     def add(self, faults: list[Fault]) -> None:
         for what, why in faults:
@@ -151,8 +152,10 @@ class StreamTrainingLoader:
         buffer: int = 1000,
     ):
         self.shards, self.form, self.batch_size, self.buffer = shards, form, batch_size, buffer
-        self.seed, self.workers, self._bad = seed, workers, _Bad(bad, len(shards))
+        self.seed, self.workers = seed, workers
         self.rank, self.world = collectives.rank(), collectives.world_size()
+        # with fewer shards than readers everyone reads all of them
+        self._bad = _Bad(bad, len(shards), self.world if len(shards) >= self.world * max(workers, 1) else 1)
         self.length = max(1, samples // (batch_size * self.world))
         self.batch_sampler = BatchSampler(self, batch_size)
         self.epoch = self.cycle = self.batches = 0

@@ -240,3 +240,28 @@ def test_over_http(folder):
         assert {n for batch in numbers(data.val_dataloader()) for n in batch} == set(range(100, 113))
     finally:
         server.shutdown()
+
+
+def test_a_split_that_is_not_there_is_named_at_the_start(folder):
+    import pytorch_lightning as pl
+    from foreign import Foreign
+    from pytorch_lightning.callbacks import EarlyStopping
+
+    given = {"batch_size": 4, "classes": 4, "channels": 3, "size": 6}
+    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "default_root_dir": folder}
+
+    def data(**more):
+        return ShardDataModule(str(folder / "train-{000000..000004}.tar"), **given, **more)
+
+    stop = EarlyStopping("val/accuracy")
+    with pytest.raises(RectifyError, match=r"^data\.val_source is not set, but val/accuracy is monitored"):
+        pl.Trainer(callbacks=[stop], **quiet).fit(Foreign(), data())
+    with pytest.raises(RectifyError, match=r"^data\.val_source is not set, but validate needs"):
+        pl.Trainer(**quiet).validate(Foreign(), data())
+    with pytest.warns(UserWarning, match=r"data\.val_source is not set: .*nothing is validated"):
+        data().setup("fit")
+    with pytest.warns(UserWarning, match=r"data\.test_source is not set: .*nothing is tested"):
+        data().setup("test")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data(val_source=str(folder / "val.tar")).setup("fit")
