@@ -79,8 +79,19 @@ class Alternate(Objective):
     def forward(self, backbone: nn.Module, batch: dict[str, Any], context: Context) -> Step:
         self._last = self.choose(context)
         step = self._child(self._last)(backbone, batch, context)
+        idle = self._idle_parameters()
+        if idle:
+            # DDP waits for a gradient of every parameter; theirs is zero in this step
+            step.loss = step.loss + 0.0 * torch.stack([parameter.sum() for parameter in idle]).sum().to(step.loss)
         step.terms = {**step.terms, "alternate": torch.full((), float(self._last), device=step.loss.device)}
         return step
+
+    def _idle_parameters(self) -> list[nn.Parameter]:
+        """Whole trainable parameters of the children that are not chosen and that the chosen one does not share."""
+        used = {id(parameter) for parameter in self._child(self._last).parameters()}
+        idle = [p for p in self.objectives.parameters() if p.requires_grad and id(p) not in used]
+        # sharded ones (FSDP2's, or ZeRO-3's, which are empty here) are not waited for
+        return [p for p in idle if p.numel() and not hasattr(p, "full_tensor")]
 
     def after_step(self, backbone: nn.Module) -> None:
         self._child(self._last).after_step(backbone)

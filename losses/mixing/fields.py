@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from math import prod
+from math import isfinite, prod
 from typing import Literal
 
 import torch
@@ -17,9 +17,9 @@ _DISCARDED = 1e-4
 
 
 def check_spectrum(decay: float, spectrum: str) -> None:
-    """Raise RectifyError unless decay is above 0 and the spectrum is known."""
-    if decay <= 0:
-        raise RectifyError(f"FMix: decay is {decay}; it must be above 0.")
+    """Raise RectifyError unless decay is finite and above 0 and the spectrum is known."""
+    if not (decay > 0 and isfinite(decay)):
+        raise RectifyError(f"FMix: decay is {decay}; it must be a finite number above 0.")
     if spectrum not in ("isotropic", "official"):
         raise RectifyError(f"FMix: spectrum is {spectrum!r}; choose isotropic or official.")
 

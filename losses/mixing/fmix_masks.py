@@ -28,7 +28,8 @@ def fmix_masks(
 
     Args:
         shape: spatial shape of one, two or three axes.
-        lam: (B,) shares in [0, 1], on the device the masks are wanted on.
+        lam: (B,) shares in [0, 1], on the device the masks are wanted on. Values outside are taken as 0 or 1: looking
+            at them would make the host wait for the device.
         decay: δ of the spectrum; larger is smoother.
         max_soft: share of the pixels on either side of the cut over which the mask falls from 1 to 0, in [0, 0.5],
             limited to λ and 1-λ; at 0 the masks are binary.
@@ -36,12 +37,16 @@ def fmix_masks(
         generator: on the device of `lam`; torch's global one by default.
 
     Raises:
-        RectifyError: see `random_fields`; max_soft outside [0, 0.5].
+        RectifyError: see `random_fields`; max_soft outside [0, 0.5]; lam is no floating-point tensor (B,).
     """
+    if not (isinstance(lam, Tensor) and lam.ndim == 1 and lam.is_floating_point()):
+        found = f"{lam.dtype} {tuple(lam.shape)}" if isinstance(lam, Tensor) else repr(lam)
+        raise RectifyError(f"fmix_masks: lam is {found}; give a float tensor (B,), such as torch.full((B,), 0.5).")
     if not 0 <= max_soft <= 0.5:
         raise RectifyError(f"FMix: max_soft is {max_soft}; it must lie in [0, 0.5].")
     field = random_fields(len(lam), shape, decay, spectrum, generator, lam.device).flatten(1)
     n = field.shape[1]
+    lam = lam.clamp(0, 1)
     keep = (lam * n + torch.rand(len(lam), generator=generator, device=lam.device)).floor().clamp_max(n)
     full = (len(lam), 1, *shape)
     passes = _PASSES if len(full) > 3 else _PASSES_1D

@@ -39,15 +39,33 @@ class PowerLabel(LabelFunction):
 
 
 def check_label_rule(owner: str, rule: LabelRule) -> LabelRule:
-    """Return the rule if it is `same`, `independent`, a number in [0, 1] or a callable, else raise RectifyError."""
+    """Return the rule if it is `same`, `independent`, a number in [0, 1] or a callable, else raise RectifyError.
+
+    A callable is tried on λ = 0, 1/16, … 1 on the CPU, so that a wrong one fails here and not at a step.
+    """
     if isinstance(rule, int | float) and not isinstance(rule, bool):
         if 0 <= rule <= 1:
             return float(rule)
-    elif callable(rule) or rule in ("same", "independent"):
+    elif rule in ("same", "independent"):
+        return rule
+    elif callable(rule):
+        _try_function(owner, rule)
         return rule
     raise RectifyError(
         f"{owner}: label is {rule!r}; choose same, independent, a fixed weight in [0, 1] or a function of lambda."
     )
+
+
+def _try_function(owner: str, rule: Callable[[Tensor], Tensor]) -> None:
+    grid = torch.linspace(0, 1, 17)
+    label = rule(grid.clone())
+    if not isinstance(label, Tensor) or label.shape != grid.shape:
+        found = f"a tensor of shape {tuple(label.shape)}" if isinstance(label, Tensor) else f"a {type(label).__name__}"
+        raise RectifyError(f"{owner}: label is a function that returns {found} for (17,); map (B,) to (B,).")
+    wrong = ~((label >= 0) & (label <= 1))
+    if wrong.any():
+        lam, value = grid[wrong][0].item(), label[wrong][0].item()
+        raise RectifyError(f"{owner}: label is a function with the value {value:g} at {lam:g}; keep it in [0, 1].")
 
 
 def same_side(label_lam: Tensor, image_lam: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...errors import RectifyError
+
 PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -61,7 +63,13 @@ class MixPlan:
     mask: Tensor | None = None
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return the mixture of a (B, ...) tensor, out of place and differentiable; a mask needs its spatial size."""
+        """Return the mixture of a (B, ...) tensor, out of place and differentiable; a mask needs its spatial size.
+
+        Raises:
+            RectifyError: the tensor holds whole numbers, in which weights would round to 0.
+        """
+        if not x.is_floating_point():
+            raise RectifyError(f"Images to mix are {x.dtype}; make them float first, such as images.float() / 255.")
         # lerp is x itself, bit for bit, at weight 1. index_select and lerp are several times faster on a CPU than
         # x[partner] and torch.where; writing into the partners' copy saves the second temporary.
         if self.mask is not None:

@@ -17,6 +17,20 @@ from lightning_rectify.losses import (
     Mixup,
 )
 
+
+class Shifted(EmpiricalRisk):
+    """Has a parameter of its own, as proxies or class centres are."""
+
+    own_parameters = True
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(4).double())
+
+    def forward(self, backbone, batch, context):
+        return super().forward(lambda image: backbone(image) + self.shift, batch, context)
+
+
 OBJECTIVES = {
     "mixup": lambda: Mixup(0.5, label="independent"),
     "cutmix": lambda: CutMix(),
@@ -25,6 +39,7 @@ OBJECTIVES = {
     "manifold_mixup": lambda: ManifoldMixup(["input", "layer1", "layer2"]),
     "dirichlet_mixup": lambda: DirichletMixup(3),
     "alternate": lambda: Alternate([Mixup(), FMix()]),
+    "alternate_own_parameters": lambda: Alternate([Shifted(), Mixup()]),
     "alternate_weighted": lambda: Alternate([Mixup(), EmpiricalRisk(), CutMix()], [1, 2, 3], "weighted"),
 }
 
@@ -44,8 +59,8 @@ def context(rank: int, step: int) -> Context:
     return Context(step, step / 4, (7, rank, 0, step))
 
 
-def gradient(backbone: nn.Module) -> torch.Tensor:
-    return torch.cat([parameter.grad.flatten() for parameter in backbone.parameters()])
+def gradient(trained: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in trained.parameters()])
 
 
 def main() -> None:
@@ -60,15 +75,15 @@ def main() -> None:
         trained = DistributedDataParallel(Trained(backbone, objective), find_unused_parameters=False)
         worst, chosen = 0.0, []
         for step in range(3):
-            backbone.zero_grad()
+            trained.zero_grad()
             trained({"image": image[rank], "label": label[rank]}, context(rank, step)).backward()
-            averaged = gradient(backbone).clone()
-            backbone.zero_grad()
+            averaged = gradient(trained).clone()
+            trained.zero_grad()
             losses = [
                 objective(backbone, {"image": image[r], "label": label[r]}, context(r, step)).loss for r in range(world)
             ]
             (sum(losses) / world).backward()
-            worst = max(worst, float((averaged - gradient(backbone)).abs().max() / averaged.abs().max()))
+            worst = max(worst, float((averaged - gradient(trained)).abs().max() / averaged.abs().max()))
             if isinstance(objective, Alternate):
                 chosen.append(objective.choose(context(rank, step)))
         results[name] = {"error": worst, "chosen": chosen}

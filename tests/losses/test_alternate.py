@@ -89,3 +89,19 @@ def test_setup_needs_and_after_step_reach_the_children():
 def test_bad_arguments_name_themselves(arguments, key):
     with pytest.raises(RectifyError, match=key):
         Alternate(**arguments)
+
+
+def test_idle_children_get_a_zero_gradient():
+    class Own(EmpiricalRisk):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(3))
+            self.frozen = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+
+    own, model = Own(), ResNet(4, 1, width=8)
+    data = {"image": torch.rand(4, 1, 8, 8), "label": torch.arange(4)}
+    step = Alternate([Mixup(), own])(model, data, Context(0))
+    assert torch.equal(step.loss, Mixup()(model, data, Context(0)).loss)
+    step.loss.backward()
+    assert torch.equal(own.scale.grad, torch.zeros(3))
+    assert own.frozen.grad is None

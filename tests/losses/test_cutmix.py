@@ -56,9 +56,21 @@ def test_boxes_are_per_sample_unless_asked():
 def test_functional_twin():
     image, label = torch.rand(8, 3, 6, 6), torch.arange(8)
     mixed, target = cutmix(image, label, 0.7, generator=generator(2))
-    plan = CutMix(0.7).draw(image, generator(2))
-    assert torch.equal(mixed, plan.apply(image))
-    assert torch.equal(target.weights, plan.label_weights)
+    own, partner = target.weights[:, 0].double(), target.labels[:, 1]  # the labels are the positions
+    assert torch.equal(target.labels[:, 0], label)
+    assert torch.equal(partner.sort().values, label)
+    for i in range(8):
+        kept = (mixed[i] == image[i]).all(0).numpy()
+        pasted = (mixed[i] == image[partner[i]]).all(0).numpy()
+        assert (kept | pasted).all()
+        if partner[i] != i:
+            assert own[i].item() == pytest.approx(kept.mean(), abs=1e-6)
+            hole = np.argwhere(~kept)
+            assert not len(hole) or np.prod(np.ptp(hole, axis=0) + 1) == len(hole)
+    logits = torch.randn(8, 8)
+    losses = -logits.double().log_softmax(1)
+    by_hand = own * losses[label, label] + (1 - own) * losses[label, partner]
+    assert target.loss(logits).item() == pytest.approx(by_hand.mean().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("arguments", [{"alpha": 0.0}, {"per": "pair"}, {"stop": 2.0}])

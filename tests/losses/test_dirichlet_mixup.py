@@ -51,8 +51,14 @@ def test_more_than_two_points_warn():
 def test_functional_twin():
     image, label = torch.rand(8, 3, 6, 6), torch.arange(8)
     mixed, target = dirichlet_mixup(image, label, 3, 0.7, generator=torch.Generator().manual_seed(2))
-    plan = DirichletMixup(3, 0.7).draw(image, torch.Generator().manual_seed(2))
-    assert torch.equal(mixed, plan.apply(image))
-    assert torch.equal(target.labels, plan.partners)
+    weights, partners = target.weights.double(), target.labels  # the labels are the positions
+    assert torch.equal(partners[:, 0], label)
+    assert weights.shape == partners.shape == (8, 3)
+    assert torch.allclose(weights.sum(1), torch.ones(8).double(), atol=1e-6)
+    by_hand = torch.einsum("nd,ndchw->nchw", weights, image.double()[partners])
+    assert torch.allclose(mixed.double(), by_hand, atol=1e-6)
+    logits = torch.randn(8, 8)
+    by_hand = -(weights * logits.double().log_softmax(1).gather(1, partners)).sum(1).mean()
+    assert target.loss(logits).item() == pytest.approx(by_hand.item(), rel=1e-6)
     with pytest.raises(RectifyError, match="d is 1"):
         dirichlet_mixup(image, label, 1)

@@ -147,14 +147,37 @@ def test_reformulated_loss_is_the_same_in_expectation():
 def test_functional_twin():
     image, label = torch.rand(8, 3, 6, 6), torch.arange(8)
     mixed, target = fmix(image, label, 0.7, decay=2.0, max_soft=0.1, generator=generator(2))
-    plan = FMix(0.7, decay=2.0, max_soft=0.1).draw(image, generator(2))
-    assert torch.equal(mixed, plan.apply(image))
-    assert torch.equal(target.weights, plan.label_weights)
+    own, partner = target.weights[:, 0].double(), target.labels[:, 1]  # the labels are the positions
+    assert torch.equal(target.labels[:, 0], label)
+    assert torch.equal(partner.sort().values, label)
+    moved = [i for i in range(8) if partner[i] != i]
+    assert moved
+    for i in moved:
+        mine, other = image[i].double(), image[partner[i]].double()
+        # the mask read back from what it did, by the channel in which it did most
+        channel = (mine - other).abs().argmax(0, keepdim=True)
+        mask = ((mixed[i] - other) / (mine - other)).gather(0, channel)[0]
+        assert mask.min() > -1e-4 and mask.max() < 1 + 1e-4
+        assert torch.allclose(mixed[i].double(), mask * mine + (1 - mask) * other, atol=1e-4)
+        assert own[i].item() == pytest.approx(mask.mean().item(), abs=1e-4)
+    logits = torch.randn(8, 8)
+    losses = -logits.double().log_softmax(1)
+    by_hand = own * losses[label, label] + (1 - own) * losses[label, partner]
+    assert target.loss(logits).item() == pytest.approx(by_hand.mean().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"alpha": 0.0}, {"decay": 0.0}, {"max_soft": 0.6}, {"spectrum": "paper"}, {"per": "pair"}, {"stop": 1.5}],
+    [
+        {"alpha": 0.0},
+        {"decay": 0.0},
+        {"decay": float("nan")},
+        {"decay": float("inf")},
+        {"max_soft": 0.6},
+        {"spectrum": "paper"},
+        {"per": "pair"},
+        {"stop": 1.5},
+    ],
 )
 def test_bad_arguments_name_themselves(arguments):
     with pytest.raises(RectifyError, match=next(iter(arguments))):
@@ -164,3 +187,20 @@ def test_bad_arguments_name_themselves(arguments):
 def test_images_without_spatial_axes_are_refused():
     with pytest.raises(RectifyError, match="shape"):
         FMix().draw(torch.rand(4, 3), generator())
+
+
+def test_shares_of_masks_outside_0_and_1_are_the_limits():
+    masks = fmix_masks((8, 8), torch.tensor([-0.5, 1.5]), max_soft=0.2, generator=generator())
+    assert masks[0].max() == 0
+    assert masks[1].min() == 1
+
+
+@pytest.mark.parametrize("lam", [0.5, torch.tensor(0.5), torch.tensor([1, 0])])
+def test_shares_of_masks_are_a_float_vector(lam):
+    with pytest.raises(RectifyError, match=r"lam is .*give a float tensor"):
+        fmix_masks((8, 8), lam)
+
+
+def test_bytes_are_not_mixed():
+    with pytest.raises(RectifyError, match=r"Images to mix are torch\.uint8"):
+        fmix(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4))

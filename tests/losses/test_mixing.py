@@ -233,7 +233,7 @@ def ranks():
 
 def test_two_processes_equal_one_that_replays_both_draws(ranks):
     errors = {name: result["error"] for rank in ranks for name, result in rank.items()}
-    assert len(errors) == 8
+    assert len(errors) == 9
     assert max(errors.values()) < 1e-9, errors
 
 

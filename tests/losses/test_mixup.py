@@ -59,15 +59,36 @@ def test_functional_twin_needs_no_lightning_and_leaves_its_input():
     before = image.clone()
     mixed, target = mixup(image, label, alpha=0.5, generator=torch.Generator().manual_seed(1))
     assert torch.equal(image, before)
-    plan = Mixup(0.5).draw(image, torch.Generator().manual_seed(1))
-    assert torch.equal(mixed, plan.apply(image))
-    assert torch.equal(target.labels, plan.partners)
-    assert torch.equal(target.weights, plan.label_weights)
+    lam, partner = target.weights[:, 0].double(), target.labels[:, 1]  # the labels are the positions
+    assert torch.equal(target.labels[:, 0], label)
+    assert torch.equal(partner.sort().values, label)
+    assert torch.allclose(target.weights.double().sum(1), torch.ones(8).double(), atol=1e-6)
+    assert len(lam.unique()) == 8
+    weight = lam[:, None, None, None]
+    by_hand = weight * image.double() + (1 - weight) * image.double()[partner]
+    assert torch.allclose(mixed.double(), by_hand, atol=1e-6)
+    logits = torch.randn(8, 8)
+    losses = -logits.double().log_softmax(1)
+    by_hand = lam * losses[label, label] + (1 - lam) * losses[label, partner]
+    assert target.loss(logits).item() == pytest.approx(by_hand.mean().item(), rel=1e-6)
+    fixed = mixup(image, label, label_rule=0.8)[1].weights[:, 0]
+    assert torch.allclose(torch.maximum(fixed, 1 - fixed), torch.tensor(0.8))
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"alpha": -1.0}, {"alpha": float("nan")}, {"per": "pair"}, {"label": 1.5}, {"label": "other"}, {"stop": -0.1}],
+    [
+        {"label": lambda lam: 2 * lam},
+        {"label": lambda lam: lam.mean()},
+        {"label": lambda lam: lam / 0},
+        {"label": lambda lam: 1.0},
+        {"alpha": -1.0},
+        {"alpha": float("nan")},
+        {"per": "pair"},
+        {"label": 1.5},
+        {"label": "other"},
+        {"stop": -0.1},
+    ],
 )
 def test_bad_arguments_name_themselves(arguments):
     with pytest.raises(RectifyError, match=next(iter(arguments))):
@@ -77,3 +98,13 @@ def test_bad_arguments_name_themselves(arguments):
 def test_bad_power():
     with pytest.raises(RectifyError, match="power"):
         PowerLabel(0.0)
+
+
+def test_a_label_functions_fault_is_named():
+    with pytest.raises(RectifyError, match=r"label is a function with the value 1\.125 at 0\.5625"):
+        Mixup(label=lambda lam: 2 * lam)
+
+
+def test_bytes_are_not_mixed():
+    with pytest.raises(RectifyError, match=r"Images to mix are torch\.uint8; make them float first"):
+        mixup(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4))
