@@ -19,7 +19,10 @@ def read_checkpoint(path: str | Path, key: str) -> dict[str, Any]:
         raise RectifyError(f"{key}: {path} is a URL; download it yourself and give the local file.")
     path = Path(path)
     if path.is_dir():
-        raise RectifyError(f"{key}: {path} is a folder; convert a sharded checkpoint to one file first.")
+        raise RectifyError(
+            f"{key}: {path} is a folder; make one file of a sharded checkpoint with "
+            "lightning_rectify.strategies.consolidate."
+        )
     if not path.is_file():
         raise RectifyError(f"{key}: {path} does not exist; give the file of a checkpoint.")
     if path.suffix == ".safetensors":

@@ -1,6 +1,9 @@
 """DeepSpeed ZeRO under Lightning with the same numbers as DDP, on CUDA and on CPU."""
 
+import json
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +19,7 @@ from ..errors import RectifyError
 from .buffers import broadcast_buffers
 from .consolidation import KEYS, zero_state_dict
 from .sealing import check_seal, seal
+from .swapping import present, swap
 
 
 class DeepSpeed(DeepSpeedStrategy):
@@ -23,7 +27,8 @@ class DeepSpeed(DeepSpeedStrategy):
 
     It differs from Lightning's strategy where that one changes the numbers: gradients are divided by
     `accumulate_grad_batches` once, steps are taken where Lightning takes them, `bf16-mixed` computes in bf16 over exact
-    fp32 master weights, buffers follow rank 0, and batches may be of any form. Checkpoint folders are sealed, replaced as a whole, and only loaded with their seal.
+    fp32 master weights, buffers follow rank 0, and batches may be of any form. Checkpoint folders are sealed, replaced
+    as a whole, and only loaded with their seal.
 
     Args:
         stage: what is split: 1, 2 or 3 as above.
@@ -152,6 +157,9 @@ class DeepSpeed(DeepSpeedStrategy):
         """False: DeepSpeed counts micro-batches across epochs, Lightning within one and steps on its last batch."""
         return False
 
+    def block_backward_sync(self) -> AbstractContextManager[None]:
+        return nullcontext()  # the boundary says it; the engine's own no_sync refuses stages 2 and 3
+
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         assert self.lightning_module is not None
         # before the forward, as the engine wants it; the engine is then stepped only where Lightning steps
@@ -175,27 +183,21 @@ class DeepSpeed(DeepSpeedStrategy):
             self._buffers_differ = False
 
     def save_checkpoint(self, checkpoint: dict, filepath: Any, storage_options: Any = None) -> None:
-        """Write the folder beside its place, seal it, then swap.
-
-        A crash leaves the last good folder whole; between the two renames of the swap its name is `.<name>.old`.
-        """
+        """Write the folder beside its place, seal it, then swap; a crash leaves the last good folder whole."""
         target = Path(self.broadcast(filepath))
-        partial, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "old"))
+        partial = target.with_name(f".{target.name}.partial")
         if self.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)
         self.barrier()
         keys = [key for key in checkpoint if key not in ("state_dict", "optimizer_states")]
         super().save_checkpoint({**checkpoint, KEYS: keys}, partial, storage_options)
         self.barrier()
-        if self.is_global_zero:
-            seal(partial)
-            _swap(partial, target, old)
-        self.barrier()
+        self._on_rank_zero(lambda: _finish(checkpoint, partial, target), f"checkpoint {target} cannot be written")
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        folder = Path(self.broadcast(checkpoint_path))
+        folder = Path(self.broadcast(str(present(Path(checkpoint_path)))))
         if not self.trust_checkpoints:
-            self._check_together(folder)
+            self._on_rank_zero(lambda: check_seal(folder), f"checkpoint {folder} cannot be read")
         assert self.lightning_module is not None
         if self.zero_stage_3 and not self.lightning_module.trainer.training:
             # DeepSpeed cannot load its own stage-3 folder into an engine that has no optimizer
@@ -205,14 +207,16 @@ class DeepSpeed(DeepSpeedStrategy):
             return rest
         return super().load_checkpoint(folder, weights_only)
 
-    def _check_together(self, folder: Path) -> None:
-        """Check the seal on rank 0 and raise its verdict on every rank, so that none waits for the others."""
+    def _on_rank_zero(self, act: Callable[[], None], failure: str) -> None:
+        """Act on rank 0 and raise its failure on every rank, so that none waits for the others."""
         verdict = None
         if self.is_global_zero:
             try:
-                check_seal(folder)
+                act()
             except RectifyError as error:
                 verdict = str(error)
+            except OSError as error:
+                verdict = f"{failure} ({error.strerror or error}); free the disk or choose another folder."
         if (verdict := self.broadcast(verdict)) is not None:
             raise RectifyError(verdict)
 
@@ -249,11 +253,11 @@ def _copy_buffers(module: nn.Module, weights: dict[str, Tensor]) -> None:
                 buffer.copy_(weights[name])
 
 
-def _swap(new: Path, target: Path, old: Path) -> None:
-    shutil.rmtree(old, ignore_errors=True)
-    if target.is_dir():
-        target.rename(old)
-    elif target.exists():
-        target.unlink()
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+def _finish(checkpoint: dict, partial: Path, target: Path) -> None:
+    """Say whose run and which step it is, in a file that can be read without unpickling; seal; put in place."""
+    states = checkpoint.get("callbacks", {}).values()
+    if owner := next((state["fingerprint"] for state in states if "fingerprint" in state), None):
+        note = {"fingerprint": owner, "step": checkpoint["global_step"]}
+        (partial / "rectify.json").write_text(json.dumps(note))
+    seal(partial)
+    swap(partial, target)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+from .atomic_checkpoint import read_file
 from .buffers import broadcast_buffers
 
 
@@ -33,7 +34,9 @@ class FSDP2(ModelParallelStrategy):
         super().setup_environment()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        return super().load_checkpoint(checkpoint_path, weights_only=True)
+        path = self.broadcast(checkpoint_path)
+        read_file(path, mmap=True)  # opens it only, for a sentence about a torn file instead of Lightning's traceback
+        return super().load_checkpoint(path, weights_only=True)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         self._follow_rank_zero()

@@ -1,8 +1,10 @@
 """Seals on checkpoint folders, so that only folders written by this user's own runs are ever unpickled.
 
 DeepSpeed reads its folders with full pickle: loading a foreign one runs whatever its author put into it. A run seals
-what it writes with a keyed hash over the contents of all files; the key never leaves the user's data folder. The seal
-is written last, so it also tells a whole folder from one that a crash cut short.
+what it writes with a keyed hash over the contents of all files. The key lies in the user's configuration folder
+($XDG_CONFIG_HOME or ~/.config), not with the data: data folders are often local to a node, and a job that is requeued
+elsewhere must know its own seal. The seal is written last, so it also tells a whole folder from one that a crash cut
+short.
 """
 
 import hashlib
@@ -10,26 +12,48 @@ import hmac
 import json
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import RectifyError
-from ..files import atomic_path, data_home, sha256
+from ..files import atomic_path, sha256
 
 SEAL = "rectify.seal.json"
+_KEY_LENGTH = 64
 
 
 def _key() -> bytes:
-    path = data_home() / "seal.key"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:  # exclusive: of two runs that start together one creates the key and the other reads it
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            pass
-        else:
-            with os.fdopen(handle, "w") as file:
-                file.write(secrets.token_hex(32))
-    return path.read_text().strip().encode()
+    path = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "lightning_rectify" / "seal.key"
+    try:
+        if not path.exists():
+            _create_key(path)
+        key = path.read_text().strip()
+    except OSError as error:
+        raise RectifyError(
+            f"the key of checkpoint seals {path} cannot be read or created ({error.strerror or error}); "
+            "set XDG_CONFIG_HOME to a folder that every node sees."
+        ) from error
+    if len(key) != _KEY_LENGTH:
+        raise RectifyError(
+            f"{path} holds no key of checkpoint seals; delete it, and read older folders with trust_checkpoints: true."
+        )
+    return key.encode()
+
+
+def _create_key(path: Path) -> None:
+    """Write the key beside its place and link it there: never seen half-written, and of two runs the first wins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".seal.key.")  # readable by its user alone
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(_KEY_LENGTH // 2))
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        os.unlink(name)
 
 
 def _contents(folder: Path) -> dict[str, str]:

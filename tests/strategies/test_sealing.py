@@ -1,16 +1,17 @@
 """A seal is only good for the folder, the files and the user it was made for."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from lightning_rectify.errors import RectifyError
-from lightning_rectify.strategies.sealing import SEAL, check_seal, seal
+from lightning_rectify.strategies.sealing import SEAL, _key, check_seal, seal
 
 
 @pytest.fixture
 def sealed(tmp_path, monkeypatch):
-    monkeypatch.setenv("RECTIFY_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     folder = tmp_path / "last.ckpt"
     (folder / "checkpoint").mkdir(parents=True)
     (folder / "checkpoint" / "a.pt").write_bytes(b"weights")
@@ -25,7 +26,30 @@ def test_a_sealed_folder_passes_also_after_a_move(sealed):
 
 
 def test_the_key_is_private(sealed, tmp_path):
-    assert (tmp_path / "data" / "seal.key").stat().st_mode & 0o777 == 0o600
+    folder = tmp_path / "config" / "lightning_rectify"
+    assert (folder / "seal.key").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in folder.iterdir()] == ["seal.key"]
+
+
+def test_runs_that_start_together_share_one_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with ThreadPoolExecutor(16) as pool:
+        keys = set(pool.map(lambda _: _key(), range(64)))
+    assert len(keys) == 1 and len(keys.pop()) == 64
+
+
+@pytest.mark.parametrize("content", ["", "short"])
+def test_a_file_without_a_key_is_refused(sealed, tmp_path, content):
+    (tmp_path / "config" / "lightning_rectify" / "seal.key").write_text(content)
+    with pytest.raises(RectifyError, match="holds no key of checkpoint seals; delete it"):
+        check_seal(sealed)
+
+
+def test_a_key_that_cannot_be_created_names_the_remedy(sealed, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    with pytest.raises(RectifyError, match="set XDG_CONFIG_HOME to a folder that every node sees"):
+        seal(sealed)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +71,7 @@ def test_tampering_is_refused(sealed, tamper, words):
 
 
 def test_a_seal_of_another_user_is_refused(sealed, monkeypatch, tmp_path):
-    monkeypatch.setenv("RECTIFY_DATA", str(tmp_path / "other"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "other"))
     with pytest.raises(RectifyError, match="another user's key"):
         check_seal(sealed)
 
