@@ -15,6 +15,11 @@ os.environ.setdefault("WDS_SECURE", "1")  # read once, when webdataset is import
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a subcommand; a user's mistake ends in one sentence and exit code 2 (RECTIFY_DEBUG=1 shows the traceback)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    from lightning_rectify.callbacks._warning_signal import watch_start_up
+
+    watch_start_up(arguments)  # before the imports that take seconds
+
     from omegaconf.errors import OmegaConfBaseException
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -23,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     quieten()
     try:
-        run(sys.argv[1:] if arguments is None else arguments)
+        run(arguments)
     except (RectifyError, OmegaConfBaseException, MisconfigurationException) as error:
         if os.environ.get("RECTIFY_DEBUG"):
             raise

@@ -7,7 +7,7 @@ import shutil
 import signal as signals
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ class Preemption(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _unfollow(trainer)
         if trainer.is_global_zero:
-            _delete_but(None, Path(trainer.default_root_dir))
+            _delete_but(set(), Path(trainer.default_root_dir))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._leave_test_if_warned(trainer)
@@ -182,7 +182,7 @@ class Preemption(Callback):
 
     def _count(self, more: int = 1, state: str = "") -> None:
         """Refuse a requeue too many; those that saved nothing are counted by Slurm alone."""
-        interrupted = max(self.requeues + more, int(os.environ.get("SLURM_RESTART_COUNT", "0")) + 1)
+        interrupted = max(self.requeues + more, _restarts() + 1)
         if interrupted > self.max_requeues:
             raise RectifyError(
                 f"Preemption.max_requeues: the run was interrupted {interrupted} times{state}. "
@@ -211,7 +211,7 @@ class Preemption(Callback):
             trainer.strategy.barrier("Trainer.save_checkpoint")  # where those who could write wait for this rank
         if problem is None and trainer.is_global_zero:
             try:
-                self._give_name(part, path, trainer.global_step)
+                self._give_name(part, path, trainer.global_step, Path(trainer.ckpt_path or path).name)
             except OSError as error:
                 problem = error
         if any_rank(problem is not None):
@@ -222,18 +222,27 @@ class Preemption(Callback):
             )
         rank_zero_info(f"Preemption: saved step {trainer.global_step} in {path}")
 
-    def _give_name(self, part: Path, path: Path, step: int) -> None:
+    def _give_name(self, part: Path, path: Path, step: int, resumed: str) -> None:
         if part.is_dir() and not (part / NOTE).is_file():  # its strategy knows no notes, and may take no file more
             with atomic_path(path.with_suffix(".json")) as file:
                 file.write_text(json.dumps({"fingerprint": self.fingerprint, "step": step}))
         part.rename(path)
-        _delete_but(path, path.parent)
+        _delete_but({path.name, resumed}, path.parent)  # the command line of the job may name what it resumed from
 
 
 def config_fingerprint(config: str | Mapping[str, Any]) -> str:
     """SHA-256 over a resolved config (YAML text or mapping), less the keys that do not change what is trained."""
     tree = yaml.safe_load(config) if isinstance(config, str) else config
     return hashlib.sha256(json.dumps(_relevant(tree, ""), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def is_requeue() -> bool:
+    """Whether this process belongs to a Slurm job that ran before."""
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def find_resume(run_folder: Path | str, fingerprint: str) -> Path | None:
@@ -256,7 +265,7 @@ def find_resume(run_folder: Path | str, fingerprint: str) -> Path | None:
             raise _other(path)
         else:
             others.append(path)
-    if others and not found and int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+    if others and not found and is_requeue():
         raise _other(others[0])
     return max(found, key=lambda path: found[path], default=None)
 
@@ -328,9 +337,9 @@ def _requeue() -> str:
     return done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else ""
 
 
-def _delete_but(kept: Path | None, folder: Path) -> None:
+def _delete_but(kept: Collection[str], folder: Path) -> None:
     for old in folder.glob("preempt-*.ckpt"):
-        if old != kept:
+        if old.name not in kept:
             with suppress(OSError):  # rank 0 alone is here and must not leave the others
                 shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
                 old.with_suffix(".json").unlink(missing_ok=True)

@@ -14,7 +14,8 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from ..callbacks import ExplainFailure, FiniteLoss, Preemption, Progress, config_fingerprint, find_resume
+from ..callbacks import ExplainFailure, FiniteLoss, Preemption, Progress, config_fingerprint, find_resume, is_requeue
+from ..callbacks._warning_signal import hand_back
 from ..datamodules import ShardDataModule
 from ..errors import RectifyError
 from ..strategies import AtomicCheckpoint
@@ -142,7 +143,10 @@ class RectifyCLI(LightningCLI):
                 raise RectifyError(
                     f"trainer.devices is {trainer.num_devices} for {cores} CPU cores; give at most one each."
                 )
-            torch.set_num_threads(self._get(self.config, "threads") or max(1, cores // trainer.num_devices))
+            if threads := self._get(self.config, "threads"):
+                torch.set_num_threads(threads)
+            elif trainer.num_devices > 1 and "OMP_NUM_THREADS" not in os.environ:
+                torch.set_num_threads(max(1, cores // trainer.num_devices))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpoint()
         if not config.get("fast_dev_run") and trainer.checkpoint_callbacks:
@@ -158,14 +162,15 @@ class RectifyCLI(LightningCLI):
         self._continue_interrupted()
 
     def _continue_interrupted(self) -> None:
-        """Let a requeued run go on from its own checkpoint, unless the user names one."""
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Preemption):
-                config = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
-                callback.fingerprint = config_fingerprint(config)
-                if self._get(self.config, "ckpt_path") is None:
-                    resume = find_resume(self.run_folder, callback.fingerprint)
-                    self.config_init[self.subcommand]["ckpt_path"] = str(resume) if resume else None
+        """Let an interrupted run go on from its own checkpoint; a `--ckpt_path` holds for the first start of a job."""
+        named = self._get(self.config, "ckpt_path") is not None and not is_requeue()
+        controllers = [c for c in self.trainer.callbacks if isinstance(c, Preemption)]  # type: ignore[attr-defined]
+        hand_back(kept=[controller.signal for controller in controllers])
+        for controller in controllers:
+            config = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+            controller.fingerprint = config_fingerprint(config)
+            if not named and (resume := find_resume(self.run_folder, controller.fingerprint)):
+                self.config_init[self.subcommand]["ckpt_path"] = str(resume)
 
     def after_fit(self) -> None:
         if self.trainer.fast_dev_run or self.trainer.interrupted:  # type: ignore[attr-defined]

@@ -1,18 +1,26 @@
 import csv
 import os
+import re
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from processes import run_ranks
 from torch import nn
 from torch.utils.data import DataLoader
 
+import lightning_rectify
 from lightning_rectify.callbacks import EMA, Preempted, Preemption, config_fingerprint, find_resume
+from lightning_rectify.callbacks._warning_signal import hand_back, watch_start_up
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.strategies import AtomicCheckpoint
+
+ROOT = Path(lightning_rectify.__file__).parent
 
 
 class Loader:
@@ -78,8 +86,8 @@ class Net(pl.LightningModule):
 def fit(net, folder, callback, ckpt_path=None, **options):
     trainer = pl.Trainer(
         accelerator="cpu", default_root_dir=folder, callbacks=callback if isinstance(callback, list) else [callback],
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        **{"enable_checkpointing": False, "max_epochs": 3, "logger": False, **options},
+        enable_progress_bar=False, enable_model_summary=False,
+        **{"enable_checkpointing": False, "max_epochs": 3, "logger": False, "num_sanity_val_steps": 0, **options},
     )  # fmt: skip
     trainer.fit(net, ckpt_path=ckpt_path, weights_only=True)
     return net
@@ -231,6 +239,126 @@ def test_a_refused_requeue_is_said_and_the_checkpoint_kept(tmp_path, monkeypatch
     assert find_resume(tmp_path, "a").name == "preempt-3.ckpt"
 
 
+class Watched(Net):
+    """It is warned outside of training."""
+
+    def __init__(self, during):
+        super().__init__()
+        self.during, self.tested = during, 0
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        if self.trainer.sanity_checking and self.during == "sanity":
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    def test_dataloader(self):
+        return DataLoader(torch.ones(6, 4), batch_size=2)
+
+    def test_step(self, batch, batch_idx):
+        self.tested += 1
+        if batch_idx == 0 and self.during == "test":
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@pytest.fixture
+def handlers():
+    """Whatever a test does with signals is undone."""
+    kinds = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+    before = [signal.getsignal(kind) for kind in kinds]
+    for kind in kinds:
+        signal.signal(kind, signal.SIG_DFL)
+    yield
+    for kind, handler in zip(kinds, before, strict=True):
+        signal.signal(kind, handler)
+
+
+@pytest.mark.parametrize("during", ["imports", "sanity"])
+def test_a_signal_before_training_requeues_without_saving(tmp_path, monkeypatch, handlers, during):
+    log = fake_scontrol(tmp_path, monkeypatch)
+    if during == "imports":
+        watch_start_up(["fit", "-c", "quickstart"])
+        os.kill(os.getpid(), signal.SIGUSR1)
+    net = Watched(during)
+    with pytest.raises(Preempted, match="nothing to save"):
+        fit(net, tmp_path / "run", Preemption(), num_sanity_val_steps=1)
+    assert log.read_text() == "requeue 17\n" and net.losses == []
+    assert not list(tmp_path.glob("run/preempt*"))
+
+
+@pytest.mark.parametrize("slurm", [True, False])
+def test_a_signal_in_the_final_test(tmp_path, monkeypatch, handlers, slurm):
+    log = fake_scontrol(tmp_path, monkeypatch) if slurm else None
+    net = Watched("test")
+    trainer = pl.Trainer(
+        accelerator="cpu", default_root_dir=tmp_path, max_epochs=1, callbacks=[Preemption()], logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(net)
+    if slurm:
+        with pytest.raises(Preempted, match="the test is to be repeated"):
+            trainer.test(net, verbose=False)
+        assert net.tested == 1 and log.read_text() == "requeue 17\n"
+    else:
+        trainer.test(net, verbose=False)
+        assert net.tested == 3
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_start_up_is_watched_where_a_requeue_is_possible(monkeypatch, handlers):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for arguments, watched in (
+        (["fit"], False),
+        (["test", "Preemption"], False),
+        (["fit", "callbacks/preemption"], True),
+    ):
+        watch_start_up(arguments)
+        assert (signal.getsignal(signal.SIGUSR1) != signal.SIG_DFL) == watched
+    hand_back(kept=[signal.SIGUSR1])
+    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+    came = []
+    monkeypatch.setattr(os, "kill", lambda pid, signum: came.append(signum))
+    signal.raise_signal(signal.SIGUSR1)
+    hand_back(kept=[])
+    assert came == [signal.SIGUSR1], "a warning nobody waits for does what it did before: it ends the process"
+
+
+def test_the_command_line_watches_before_it_imports_torch(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "fit", "-c", "callbacks/preemption", "--nonsense", "1"]
+    with open(tmp_path / "output", "w+") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=tmp_path)
+        folder, bit = Path(f"/proc/{process.pid}"), 1 << (signal.SIGUSR1 - 1)
+        while not int(re.search(r"SigCgt:\s*(\w+)", (folder / "status").read_text())[1], 16) & bit:
+            assert process.poll() is None
+        assert "libtorch" not in (folder / "maps").read_text()
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(120) == 2, "it goes on, to the error of the command line"
+        output.seek(0)
+        assert "nonsense" in output.read()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    return run_ranks(Path(__file__).with_name("ranks_preemption.py"), str(tmp_path_factory.mktemp("ranks")))
+
+
+def test_a_signal_at_one_rank_stops_all_at_the_same_step(ranks):
+    assert [rank["stopped"] for rank in ranks] == ["Preempted", "Preempted"]
+    assert [rank["steps"] for rank in ranks] == [3, 3] and ranks[0]["saved"] == ["preempt-3.ckpt"]
+
+
+@pytest.mark.parametrize("case", ["write", "rename"])
+def test_a_rank_that_cannot_save_does_not_leave_the_others_waiting(ranks, case):
+    assert ranks[0][case] == "OSError: no space left"
+    assert ranks[1][case].startswith("RectifyError: Preemption: ") and "(no space left)" in ranks[1][case]
+    assert ranks[0]["seconds"] < 30
+
+
+def test_requeues_that_saved_nothing_are_bounded(tmp_path, monkeypatch, handlers):
+    fake_scontrol(tmp_path, monkeypatch, SLURM_RESTART_COUNT="20")
+    with pytest.raises(RectifyError, match=r"max_requeues: the run was interrupted 21 times\. Ask"):
+        fit(Watched("sanity"), tmp_path, Preemption(), num_sanity_val_steps=1)
+
+
 def test_the_number_of_requeues_is_bounded_over_restarts(tmp_path):
     with pytest.raises(Preempted):
         fit(Net((0, 1)), tmp_path, Preemption(max_requeues=2, fingerprint="a"))
@@ -247,7 +375,7 @@ def test_a_stale_checkpoint_is_refused(tmp_path):
         find_resume(tmp_path, "b")
 
 
-def test_the_newest_checkpoint_wins_and_others_are_passed_over(tmp_path):
+def test_the_newest_checkpoint_wins_and_others_are_passed_over(tmp_path, monkeypatch):
     assert find_resume(tmp_path, "a") is None
     last = pl.callbacks.ModelCheckpoint(tmp_path / "checkpoints", save_last=True)
     with pytest.raises(Preempted):
@@ -268,6 +396,22 @@ def test_the_newest_checkpoint_wins_and_others_are_passed_over(tmp_path):
     trainer.fit(net)
     assert find_resume(tmp_path, "a").name == "last.ckpt"
     assert find_resume(tmp_path, "b") is None, "a last.ckpt of another configuration is not this run's"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert find_resume(tmp_path, "a").name == "last.ckpt"
+    with pytest.raises(RectifyError, match=r"last.ckpt was saved by another configuration; choose another --name"):
+        find_resume(tmp_path, "b")  # a requeued job would start over and overwrite it
+
+
+def test_a_folder_may_hold_its_own_note(tmp_path):
+    folder = tmp_path / "checkpoints" / "last.ckpt"
+    folder.mkdir(parents=True)
+    assert find_resume(tmp_path, "a") is None
+    (folder / "rectify.json").write_text('{"fingerprint": "a", "step": 12}')
+    assert find_resume(tmp_path, "a") == folder and find_resume(tmp_path, "b") is None
+    newer = tmp_path / "preempt-13.ckpt"
+    newer.mkdir()
+    (newer / "rectify.json").write_text('{"fingerprint": "a", "step": 13}')
+    assert find_resume(tmp_path, "a") == newer
 
 
 class Folders(pl.plugins.io.TorchCheckpointIO):
