@@ -4,12 +4,14 @@ What happens to a sample is a function of its key, a hash of (seed, epoch, index
 or the device. The few numbers are drawn on the CPU and sent along, so there is no host sync and CPU and GPU agree.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import RectifyError
 from ..randomness import fold
+from .order import GOLDEN, mix64
 
 
 class Augmentation:
@@ -26,16 +28,9 @@ class Augmentation:
 
 def keyed_uniform(keys: Tensor, stream: int, count: int) -> Tensor:
     """Return (B, count) float32 in [0, 1): SplitMix64 of key and stream, counted on from there."""
-    steps = torch.arange(1, count + 1, dtype=torch.int64) * -7046029254386353131  # 0x9E3779B97F4A7C15
-    x = _mix(keys.cpu() ^ stream)[:, None] + steps
-    return ((_mix(x) >> 40) & 0xFFFFFF).float() * 2.0**-24
-
-
-def _mix(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64; int64 products wrap, and the masks make its shifts logical."""
-    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * -4658895280553007687  # 0xBF58476D1CE4E5B9
-    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * -7723592293110705685  # 0x94D049BB133111EB
-    return x ^ ((x >> 31) & ((1 << 33) - 1))
+    start = mix64((keys.cpu() ^ stream).numpy().view(np.uint64))
+    x = mix64(start[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)
+    return torch.from_numpy((x >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24))
 
 
 class PadCrop(Augmentation):

@@ -5,7 +5,15 @@ import torch
 
 from ..randomness import fold, keyed_generator
 
-_MASK = (1 << 64) - 1
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""The step of SplitMix64's counter (Steele et al. 2014)."""
+
+
+def mix64(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64: a bijection of uint64 whose output looks random."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def permutation(count: int, *key: int) -> np.ndarray:
@@ -25,7 +33,4 @@ def padded_to_multiple(values: np.ndarray, multiple: int) -> np.ndarray:
 
 def view_keys(indices: np.ndarray, *key: int) -> np.ndarray:
     """Return an int64 key per sample, a hash of (key, index): equal on any rank and in any batch."""
-    x = indices.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(fold("view", *key))
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # the finaliser of SplitMix64 (Steele et al. 2014)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (x ^ (x >> np.uint64(31))).view(np.int64)
+    return mix64(indices.astype(np.uint64) * GOLDEN + np.uint64(fold("view", *key))).view(np.int64)

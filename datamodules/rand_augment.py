@@ -1,5 +1,6 @@
 """RandAugment with torchvision's operations, every sample with operations of its own."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -66,7 +67,7 @@ def apply_operation(name: str, image: Tensor, strength: float, sign: int = 1) ->
         grey = image.shape[1] == 1 and name == "color"  # no colour to change
         return image if grey else function(image, 1 + 0.9 * s)
 
-    degrees = torch.tensor(0.3 * s).atan().rad2deg().item()  # on the CPU
+    degrees = math.degrees(math.atan(0.3 * s))
     table: dict[str, Callable[[], Tensor]] = {
         "shear_x": lambda: affine(shear=(degrees, 0.0)),
         "shear_y": lambda: affine(shear=(0.0, degrees)),
