@@ -1,12 +1,12 @@
 """How the label's λ follows from the image's λ (the decoupled mixup of Zou et al., ICML 2023, arXiv 2303.08433)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
-from ...errors import RectifyError
+from ...errors import RectifyError, did_you_mean
 from ._draws import Per, beta
 
 
@@ -17,6 +17,8 @@ class LabelFunction:
         raise NotImplementedError
 
 
+WORDS = ("same", "independent")
+# Callers add `| str`, so that a parser hands a misspelt word on to `check_label_rule`, which names the choices.
 LabelRule = Literal["same", "independent"] | float | LabelFunction | Callable[[Tensor], Tensor]
 
 
@@ -38,7 +40,7 @@ class PowerLabel(LabelFunction):
         return torch.where(lam >= 0.5, heavier, 1 - heavier)
 
 
-def check_label_rule(owner: str, rule: LabelRule) -> LabelRule:
+def check_label_rule(owner: str, rule: LabelRule | str) -> LabelRule:
     """Return the rule if it is `same`, `independent`, a number in [0, 1] or a callable, else raise RectifyError.
 
     A callable is tried on λ = 0, 1/16, … 1 on the CPU, so that a wrong one fails here and not at a step.
@@ -46,13 +48,14 @@ def check_label_rule(owner: str, rule: LabelRule) -> LabelRule:
     if isinstance(rule, int | float) and not isinstance(rule, bool):
         if 0 <= rule <= 1:
             return float(rule)
-    elif rule in ("same", "independent"):
-        return rule
+    elif rule in WORDS:
+        return cast(LabelRule, rule)
     elif callable(rule):
         _try_function(owner, rule)
         return rule
+    hint = did_you_mean(rule, WORDS) if isinstance(rule, str) else ""
     raise RectifyError(
-        f"{owner}: label is {rule!r}; choose same, independent, a fixed weight in [0, 1] or a function of lambda."
+        f"{owner}: label is {rule!r}; choose same, independent, a fixed weight in [0, 1] or a function of lambda.{hint}"
     )
 
 

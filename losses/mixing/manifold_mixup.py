@@ -70,7 +70,7 @@ class ManifoldMixup(Mixup):
         layers: Sequence[str] = (INPUT, "layer1", "layer2"),
         alpha: float = 2.0,
         per: Per = "sample",
-        label: LabelRule = "same",
+        label: LabelRule | str = "same",
         stop: float | None = None,
         base: BaseLoss | None = None,
     ):

@@ -55,20 +55,23 @@ class Mixup(Mixing):
         label: `same` (λ_y = λ), `independent` (its own draw), a number (label weight of the heavier image) or a
             function of λ; always on the same side of ½ as λ.
         stop, base: see Mixing.
+
+    Raises:
+        RectifyError: alpha is not above 0, per is unknown, or label is none of these.
     """
 
     def __init__(
         self,
         alpha: float = 1.0,
         per: Per = "sample",
-        label: LabelRule = "same",
+        label: LabelRule | str = "same",
         stop: float | None = None,
         base: BaseLoss | None = None,
     ):
         super().__init__(stop, base)
         self.alpha = check_alpha("Mixup", alpha)
         self.per = check_per("Mixup", per)
-        self.label = check_label_rule("Mixup", label)
+        self.label = check_label_rule(type(self).__name__, label)
 
     def draw(self, image: Tensor, generator: torch.Generator | None) -> MixPlan:
         return _draw(image, self.alpha, self.per, self.label, generator)

@@ -59,3 +59,15 @@ def test_values_arrive(tmp_path):
     assert power.label.power == 2
     mixup = build("-c", str(CONFIGS / "mixup.yaml"), "--model.objective.label=independent")
     assert mixup.label == "independent"
+    assert build("-c", str(CONFIGS / "mixup.yaml"), "--model.objective.label=0.25").label == 0.25
+    given = ("--model.objective.label=PowerLabel", "--model.objective.label.power=2")
+    power = build("-c", str(CONFIGS / "mixup.yaml"), *given).label
+    assert isinstance(power, PowerLabel)
+
+
+@pytest.mark.parametrize("objective", ["Mixup", "ManifoldMixup"])
+def test_a_misspelt_label_rule_names_the_choices(command, objective):
+    ended = command("fit", "-c", "data/digits", "--model.objective", objective, "--model.objective.label", "smae")
+    assert ended.code == 2
+    assert f"{objective}: label is 'smae'; choose same, independent" in ended.error
+    assert ended.error.endswith("Did you mean same?")
