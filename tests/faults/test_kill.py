@@ -13,7 +13,7 @@ def test_a_kill_at_any_moment_leaves_the_last_good_checkpoint_whole(tmp_path):
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_sealed_folder(tmp_path):
-    """20 kills each with an exchange and with two renames: a whole folder is always found, in its place if exchanged."""
+    """20 kills each with an exchange and with two renames: a whole folder is found, in its place if exchanged."""
     [result] = run_ranks(Path(__file__).with_name("kill_folders.py"), str(tmp_path / "run"), world_size=1)
     assert result["exchange"]["met"] >= 5 and result["rename"]["met"] >= 5, "kills met unfinished folders"
     assert result["exchange"]["displaced"] == 0

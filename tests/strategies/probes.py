@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lightning_rectify.attacks import PGD
 from lightning_rectify.collectives import sum_over_ranks, world_size
 from lightning_rectify.losses.objective import Objective, Step
 
@@ -110,7 +111,19 @@ class Perturbed(Objective):
             p.div_(1.01)
 
 
+class PGDTraining(Objective):
+    """Two steps of the project's own attack, the clean images once more, and training on both."""
+
+    def forward(self, backbone, batch, context):
+        image, label = batch["image"], batch["label"]
+        generator = context.generator("attack", image.device)
+        attacked = PGD(eps=0.02, step_size=0.01, steps=2)(backbone, image, label, generator=generator, clean=True)
+        logits = backbone(attacked.image)
+        loss = F.cross_entropy(logits, label) + F.cross_entropy(backbone(image), label)
+        return Step(loss, logits, label)
+
+
 PROBES = {
     probe.__name__: probe
-    for probe in (AttackedTeacher, FrozenTeacher, Proxies, GlobalWeights, GradientPenalty, Perturbed)
+    for probe in (AttackedTeacher, FrozenTeacher, Proxies, GlobalWeights, GradientPenalty, Perturbed, PGDTraining)
 }

@@ -17,6 +17,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.utils.data import DataLoader
 
 from lightning_rectify.backbones import TimmBackbone
+from lightning_rectify.callbacks import Preemption
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.lightning_modules import Classifier, Cosine
 from lightning_rectify.losses import EmpiricalRisk
@@ -168,7 +169,7 @@ class Resumable:
 def resumed(objective_name, at=None):
     objective = make_objective(objective_name)
     module = Module(make_backbone(), objective, optimizer=partial(torch.optim.SGD, lr=LR, momentum=0.9))
-    fit = trainer(max_epochs=2, callbacks=[] if at else [Save()])
+    fit = trainer(max_epochs=2, callbacks=[] if at else [Save(), Preemption(fingerprint="mine")])
     fit.fit(module, Resumable(objective), ckpt_path=folder / at if at else None)
     return module.losses
 
@@ -210,7 +211,7 @@ for stateful in ("GlobalWeights", "FrozenTeacher"):
     results["resume"][stateful] = {at or "whole": attempt(resumed, stateful, at) for at in saved}
 results["test"] = attempt(tested, "FrozenTeacher")
 if name == "ddp":
-    results["reductions"] = {case: attempt(reductions, case) for case in ("baseline", "AttackedTeacher")}
+    results["reductions"] = {case: attempt(reductions, case) for case in ("baseline", "PGDTraining")}
 if name.startswith("zero"):
     results["offload"] = attempt(offload)
     results["foreign"] = attempt(foreign)

@@ -3,6 +3,7 @@
 The table is generated from configs/objective/: a new objective is in it by existing.
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -122,11 +123,11 @@ def test_a_vision_transformer_agrees_with_ddp(strategy, objective, launched):
 
 
 def test_attack_steps_reduce_no_gradient(launched):
-    """Two attack steps, a teacher and a second forward: as many reduced buckets as in plain training."""
+    """Two steps of `attacks.PGD`, clean logits and a second forward: as many reduced buckets as in plain training."""
     for report in launched("ddp"):
         counts = report["reductions"]
         assert counts["baseline"] >= 5  # one bucket or more a step
-        assert counts["AttackedTeacher"] == counts["baseline"]
+        assert counts["PGDTraining"] == counts["baseline"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES[2:])
@@ -160,6 +161,16 @@ def test_one_plain_file_holds_the_weights_of_ddp(strategy, launched, folder):
     assert ours["state_dict"].keys() == theirs["state_dict"].keys()
     for name, tensor in theirs["state_dict"].items():
         torch.testing.assert_close(ours["state_dict"][name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_checkpoint_says_whose_run_it_is_without_unpickling(strategy, launched, folder):
+    launched(strategy)
+    saved = folder / strategy / "middle.ckpt"
+    if strategy.startswith("zero"):
+        assert json.loads((saved / "rectify.json").read_text()) == {"fingerprint": "mine", "step": 7}
+    else:
+        assert torch.load(saved, weights_only=True)["callbacks"]["Preemption"]["fingerprint"] == "mine"
 
 
 def test_a_changed_or_foreign_folder_is_never_unpickled(launched, folder):
