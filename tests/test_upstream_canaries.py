@@ -143,3 +143,17 @@ def test_lightning_refuses_a_second_config_in_a_run_folder():
 
     parameters = inspect.signature(SaveConfigCallback.__init__).parameters
     unchanged(parameters["overwrite"].default is False, "the numbered run folders of the command line")
+
+
+def test_deepspeed_wants_its_own_optimizer_for_offload():
+    from deepspeed.runtime.constants import ZERO_FORCE_DS_CPU_OPTIMIZER_DEFAULT
+
+    unchanged(ZERO_FORCE_DS_CPU_OPTIMIZER_DEFAULT, "zero_force_ds_cpu_optimizer in strategies/deepspeed.py")
+
+
+def test_lightning_ignores_sync_batchnorm_outside_ddp():
+    from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
+
+    assert "_layer_sync" in inspect.getsource(DDPStrategy.setup)
+    for strategy in (DeepSpeedStrategy, ModelParallelStrategy):
+        unchanged("_layer_sync" not in inspect.getsource(strategy), "the rule sync_batchnorm of strategies/guard.py")
