@@ -2,8 +2,11 @@
 
 import csv
 import json
+import re
+import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,10 +54,16 @@ def submit(cluster, folder, *options):
     return cluster.submit(*NODES, *options, f"--chdir={folder}", *command, **env)
 
 
-def validations(folder):
-    """The validation rows of a run, over all its starts."""
-    rows = [row for log in sorted(folder.glob("csv/version_*/metrics.csv")) for row in csv.DictReader(log.open())]
-    return [(row["step"], row["val/accuracy"], row["val/loss"]) for row in rows if row.get("val/loss")]
+def rows(folder, key):
+    """Epoch, step and value wherever a run logged this key, over all its starts."""
+    logs = sorted(folder.glob("csv/version_*/metrics.csv"), key=lambda log: int(log.parent.name.partition("_")[2]))
+    found = [row for log in logs for row in csv.DictReader(log.open())]
+    return [(row["epoch"], row["step"], row[key]) for row in found if row.get(key)]
+
+
+def training_keys(folder):
+    heads = [next(csv.reader(log.open())) for log in folder.glob("csv/version_*/metrics.csv")]
+    return sorted({key for head in heads for key in head if key.startswith("train/")})
 
 
 def test_two_nodes_run(cluster):
@@ -62,23 +71,43 @@ def test_two_nodes_run(cluster):
     assert sorted(shown.split()) == ["n1", "n2"]
 
 
+def warn_in_start_up(cluster, job):
+    """Signal the job when its processes watch, long before they train."""
+    deadline, bit = time.monotonic() + START_S, 1 << (signal.SIGUSR1 - 1)
+    wanted = f"SLURM_JOB_ID={job}".encode()
+    watching = []
+    while len(watching) < 2:
+        assert time.monotonic() < deadline, cluster.logs()
+        watching = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError, TypeError):
+                ours = wanted in (process / "environ").read_bytes().split(b"\0")
+                if ours and (process / "cmdline").read_bytes().startswith(sys.executable.encode()):  # not srun
+                    caught = re.search(r"SigCgt:\s*(\w+)", (process / "status").read_text())[1]
+                    watching += [process] if int(caught, 16) & bit else []
+        time.sleep(0.02)
+    cluster.run("scancel", "--signal=USR1", job)
+
+
 def test_a_preempted_job_ends_with_the_weights_of_an_undisturbed_one(cluster, tmp_path):
     cut, whole = submit(cluster, tmp_path), submit(cluster, tmp_path)
     output = tmp_path / f"slurm-{cut}.out"
+    warn_in_start_up(cluster, cut)
     folders = [tmp_path / "runs" / f"slurm-{job}" for job in (cut, whole)]
     deadline = time.monotonic() + START_S
     while not (folders[0] / "checkpoints" / "last.ckpt").exists():  # the end of the first epoch
-        assert time.monotonic() < deadline and cluster.job(cut)["JobState"] in ("PENDING", "RUNNING"), (
+        assert time.monotonic() < deadline and cluster.job(cut)["JobState"] in ("PENDING", "RUNNING", "COMPLETING"), (
             output.read_text() if output.exists() else cluster.logs()
         )
         time.sleep(0.05)
     cluster.run("scancel", "--signal=USR1", cut)
-    for job, restarts in ((cut, "1"), (whole, "0")):
+    for job, restarts in ((cut, "2"), (whole, "0")):
         ended = cluster.wait(job, {"COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT"}, START_S)
         text = (tmp_path / f"slurm-{job}.out").read_text()
         assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", restarts), text
     text = output.read_text()
-    assert "start 1," in text and "start 2," in text, "the output of the first life is kept"
+    assert all(f"start {n}," in text for n in (1, 2, 3)), "the output of all lives is kept"
+    assert text.count("saved step") == 1, "there was nothing to save during start-up"
     saved = int(text.split("Preemption: saved step ")[1].split()[0])
     assert STEPS < saved < EPOCHS * STEPS and saved % STEPS, "saved in mid-epoch"
     assert f"preempt-{saved}.ckpt" in text.split("Restored all states from the checkpoint at ")[1]
@@ -86,7 +115,15 @@ def test_a_preempted_job_ends_with_the_weights_of_an_undisturbed_one(cluster, tm
     assert ends[0]["global_step"] == ends[1]["global_step"] == EPOCHS * STEPS
     for name, value in ends[1]["state_dict"].items():
         assert torch.equal(ends[0]["state_dict"][name], value), name
-    assert validations(folders[0]) == validations(folders[1]) and len(validations(folders[1])) == EPOCHS
+    keys = training_keys(folders[1])
+    assert keys == training_keys(folders[0]) and "train/loss" in keys
+    for key in (*keys, "val/accuracy", "val/loss"):
+        cut_rows, whole_rows = rows(folders[0], key), rows(folders[1], key)
+        assert [row[:2] for row in cut_rows] == [row[:2] for row in whole_rows], key
+        # a mean over an epoch that was cut is a sum in another order
+        values = [torch.tensor([float(row[2]) for row in found]) for found in (cut_rows, whole_rows)]
+        torch.testing.assert_close(*values, rtol=1e-5, atol=0)
+    assert len(rows(folders[1], "val/loss")) == EPOCHS
     assert json.loads((folders[0] / "run.json").read_text())["status"] == "finished"
     assert not list(folders[0].glob("preempt-*"))
 
