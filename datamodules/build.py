@@ -118,10 +118,7 @@ def _split(
             raise RectifyError(f"val is {val} and test {test}; their sum must be below 1, the rest is trained on.")
         splits = fixed_splits(labels, official_test, val, test, seed)
         if not len(splits["train"]):
-            raise RectifyError(
-                f"No sample is left to train on: val is {val}, test {test} and {len(labels)} samples are there; "
-                "lower the shares."
-            )
+            raise RectifyError(f"No sample is left to train on: val is {val} and test {test}; lower the shares.")
         return splits
     calibration = source.calibration if calibration is None else calibration
     return class_splits(labels, official_test, val, calibration, test, seed, source.by_class)

@@ -1,6 +1,5 @@
 """The data module: shards in, batches of images in [0, 1] out."""
 
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from .bad_samples import BadSamples
 from .balanced_classes import BalancedClasses
 from .balanced_loader import BalancedLoader
 from .build import build_shards
+from .config_checks import check_expected, check_stream_splits
 from .known import check_built_from, is_stream, resolve
 from .loader import EvaluationLoader, Standing, TrainingLoader
 from .manifest import CALIBRATION, SPLITS, Manifest, read_manifest, verify_shards
@@ -100,8 +100,6 @@ class ShardDataModule(pl.LightningDataModule):
         self.patterns = {"train": source, "val": val_source, "test": test_source}
         self.epoch_samples, self.shuffle_buffer = epoch_samples, shuffle_buffer
         self.allow_pickle, self.allow_pipe, self.verify = allow_pickle, allow_pipe, verify
-        if verify and is_stream(source):
-            raise RectifyError("data.verify needs the manifest of the shards; streamed shards have none, set it false.")
         self.streamed = is_stream(source)
         self.manifest: Manifest | None = None
         self.bad: BadSamples | None = None
@@ -114,13 +112,14 @@ class ShardDataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Build a known source that is not there yet; Lightning calls this in one process a node."""
         if self.streamed:
+            if self.verify:
+                raise RectifyError("data.verify needs a manifest; streamed shards have none, set it false.")
             return
         folder, recipe = resolve(self.source, self.build)
-        if recipe is not None:
-            if (folder / "manifest.json").is_file():
-                check_built_from(folder, recipe["source"], read_manifest(folder)[0].source_sha256)
-            else:
-                build_shards(out=folder, progress=True, **recipe)
+        if recipe is not None and not (folder / "manifest.json").is_file():
+            build_shards(out=folder, progress=True, **recipe)
+        elif recipe is not None:
+            check_built_from(folder, recipe["source"], read_manifest(folder)[0].source_sha256)
         if self.verify:
             verify_shards(read_manifest(folder)[0])
 
@@ -128,12 +127,12 @@ class ShardDataModule(pl.LightningDataModule):
         """Read the manifest and check it against the config."""
         if self.streamed:
             self._setup_streams()
-            self._check_stream_splits(stage)
+            check_stream_splits(self._shards, stage, self.trainer)
         if self.streamed or self.manifest is not None:
             return
         folder, _ = resolve(self.source, self.build)
         self.manifest, self.index = read_manifest(folder)
-        self._check(folder)
+        check_expected(self.manifest, self.expected)
         self.bad = self._new_bad(self.manifest.samples)
         self.ids = self._usable_ids()
         self._reader = ShardReader(self.manifest, self.index)
@@ -154,20 +153,6 @@ class ShardDataModule(pl.LightningDataModule):
         }
         if self.epoch_samples is None and self._samples["train"] is None:
             raise RectifyError("data.epoch_samples is not set; shards on other machines cannot be counted, so set it.")
-
-    def _check_stream_splits(self, stage: str | None) -> None:
-        """Say at the start which split is not there, not when a score of it is missed after an epoch."""
-        if stage == "test" and "test" not in self._shards:
-            warnings.warn("data.test_source is not set: this stream has no test split, so nothing is tested.")
-        if stage not in ("fit", "validate") or "val" in self._shards:
-            return
-        trainer = self.trainer
-        monitors = [str(getattr(each, "monitor", "")) for each in getattr(trainer, "callbacks", [])]
-        needed = next((key for key in monitors if key.startswith("val/")), None)
-        if stage == "validate" or needed:
-            why = f"{needed} is monitored" if needed else "validate needs a validation split"
-            raise RectifyError(f"data.val_source is not set, but {why}; name the shards to validate on.")
-        warnings.warn("data.val_source is not set: this stream has no validation split, so nothing is validated.")
 
     @property
     def classes(self) -> int:
@@ -190,17 +175,6 @@ class ShardDataModule(pl.LightningDataModule):
         if self.manifest is None:
             raise RectifyError("The data are not set up yet; call prepare_data() and setup() first.")
         return self.manifest
-
-    def _check(self, folder: Path) -> None:
-        manifest = self._known()
-        size = manifest.height if manifest.height == manifest.width else f"{manifest.height}x{manifest.width}"
-        found = {"classes": manifest.classes, "channels": manifest.channels, "size": size}
-        for key, expected in self.expected.items():
-            if expected is not None and expected != found[key]:
-                raise RectifyError(
-                    f"data.{key} is {expected}, but the shards in {folder} have {found[key]}; "
-                    f"set data.{key}={found[key]} or choose another data.source."
-                )
 
     def _usable_ids(self) -> dict[str, np.ndarray]:
         """The indices of each split without those whose label is missing or outside the classes."""
@@ -263,7 +237,7 @@ class ShardDataModule(pl.LightningDataModule):
         if self.streamed:
             samples = self.epoch_samples or self._samples["train"] or 0
             self.bad = self._new_bad(samples)
-            more = {"workers": self.workers, "buffer": self.shuffle_buffer, "seed": global_seed()}
+            more: dict[str, Any] = {"workers": self.workers, "buffer": self.shuffle_buffer, "seed": global_seed()}
             return StreamTrainingLoader(self._shards["train"], self._form, self.bad, self.batch_size, samples, **more)
         more = {"batch_size": self.batch_size, "seed": global_seed(), "on_resize": self._reload_next_epoch}
         if self.sampler is not None:
@@ -292,9 +266,7 @@ class ShardDataModule(pl.LightningDataModule):
         return StreamEvaluationLoader(self._shards[split], self._form, bad, self.eval_batch_size, samples)
 
     def _new_bad(self, samples: int) -> BadSamples:
-        def epoch() -> int:
-            return 0 if self._training is None else self._training.epoch
-
+        epoch = lambda: self._training.epoch if self._training else 0  # noqa: E731
         return BadSamples(self.max_bad_samples, samples, readers=collectives.world_size(), epoch=epoch)
 
     def _reload_next_epoch(self) -> None:

@@ -73,5 +73,5 @@ def test_verify_reads_every_shard_before_training(tmp_path):
     ShardDataModule("foo", build={"source": source}).prepare_data()
     with pytest.raises(RectifyError, match=r"shard-000000\.tar has changed since it was built"):
         data.prepare_data()
-    with pytest.raises(RectifyError, match=r"data\.verify needs the manifest"):
-        ShardDataModule("x-{0..1}.tar", verify=True)
+    with pytest.raises(RectifyError, match=r"data\.verify needs a manifest"):
+        ShardDataModule("x-{0..1}.tar", verify=True).prepare_data()
