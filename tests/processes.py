@@ -103,6 +103,6 @@ def report(results: dict[str, Any]) -> None:
     Path(os.environ["RANK_REPORT"]).write_text(json.dumps(results, default=plain))
     import torch.distributed as dist
 
-    if dist.is_initialized():
+    if dist.is_initialized():  # a rank that leaves while another still talks to it can abort
         dist.barrier()
-        dist.destroy_process_group()  # a rank that leaves while another still talks to it can abort
+        dist.destroy_process_group()

@@ -35,7 +35,7 @@ ROWS = [
     Row("typo beside a class of the command line", (*FIT, "--model.optimizer", "SGD", "--model.optimizer.lrr", 0.1),
         ("model.optimizer.lrr", "by SGD", "Did you mean lr?")),
     Row("argument without default", (*FIT, "--model.schedule", "StepLR"), ("model.schedule.step_size", "StepLR")),
-    Row("choice of a literal", (*FIT, "--model.backbone.norm", "bach"), ("model.backbone.norm is bach", "batch, group")),
+    Row("choice of a literal", (*FIT, "--model.backbone.norm", "bach"), ("norm is bach", "batch, group")),
     Row("precision", (*FIT, "--trainer.precision", 17), ("trainer.precision is 17", "bf16-mixed")),
     Row("seed below 0", (*FIT, "--seed_everything=-5"), ("seed_everything is -5",)),
     Row("monitor that is not logged", (*FIT, "--checkpoint.monitor", "val/acuracy"), ("val/acuracy", "val/accuracy?")),

@@ -1,7 +1,6 @@
 """Pair metrics and retrieval on one or two ranks of uneven size."""
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from processes import report, start
 
@@ -36,5 +35,3 @@ report(
         "sides": {name: float(value) for name, value in sides.compute().items()},
     }
 )
-if world > 1:
-    dist.destroy_process_group()  # gloo's threads otherwise race with the end of the process
