@@ -10,7 +10,6 @@ from pathlib import Path
 
 from .errors import RectifyError
 
-
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 

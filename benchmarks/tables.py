@@ -1,7 +1,7 @@
 """Write the tables of benchmarks/README.md from the committed results.
 
-    python benchmarks/tables.py           # rewrites everything below the marker
-    python benchmarks/tables.py --check   # exits with 1 if the page is out of date
+python benchmarks/tables.py           # rewrites everything below the marker
+python benchmarks/tables.py --check   # exits with 1 if the page is out of date
 """
 
 import json
@@ -20,7 +20,9 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}"
     if isinstance(value, list):
-        return " x ".join(map(str, value)) if all(isinstance(item, int) for item in value) else ", ".join(map(str, value))
+        return (
+            " x ".join(map(str, value)) if all(isinstance(item, int) for item in value) else ", ".join(map(str, value))
+        )
     return str(value)
 
 
@@ -61,8 +63,8 @@ def page() -> str:
         machine = figures.pop("machine")
         where = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
         lines += [f"## {path.stem}", ""]
-        lines += [f"`benchmarks/{path.stem}.py`; {where}, {machine['threads']} threads, load {machine['load']:g} at the "
-                  f"start, torch {machine['torch']}, {machine['date']}.", ""]  # fmt: skip
+        start = f"{machine['threads']} threads, load {machine['load']:g} at the start"
+        lines += [f"`benchmarks/{path.stem}.py`; {where}, {start}, torch {machine['torch']}, {machine['date']}.", ""]
         lines += table(figures)
     return PAGE.read_text().split(MARKER)[0] + MARKER + "\n".join(lines).rstrip() + "\n"
 

@@ -1,47 +1,24 @@
 """A controller: a run that is about to be killed saves itself, asks to be queued again, and goes on later."""
 
-import hashlib
 import json
 import os
 import shutil
 import signal as signals
 import subprocess
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 
 from ..collectives import any_rank, broadcast_object
 from ..errors import RectifyError
 from ..files import atomic_path
 from ._warning_signal import forget, restore, warned, watch
-
-IRRELEVANT = frozenset(
-    {
-        "config",
-        "ckpt_path",
-        "weights_only",
-        "name",
-        "runs_dir",
-        "trainer.default_root_dir",
-        "trainer.logger",
-        "trainer.enable_progress_bar",
-        "trainer.enable_model_summary",
-        "trainer.log_every_n_steps",
-        "trainer.num_nodes",
-        "trainer.devices",
-    }
-)
-"""Keys of a config that do not change what is trained: a resume may set them differently."""
-
-NOTE = "rectify.json"
-"""In a checkpoint that is a folder: the fingerprint and the step."""
+from .resume import NOTE, restarts
 
 
 class Preempted(SystemExit):
@@ -182,7 +159,7 @@ class Preemption(Callback):
 
     def _count(self, more: int = 1, state: str = "") -> None:
         """Refuse a requeue too many; those that saved nothing are counted by Slurm alone."""
-        interrupted = max(self.requeues + more, _restarts() + 1)
+        interrupted = max(self.requeues + more, restarts() + 1)
         if interrupted > self.max_requeues:
             raise RectifyError(
                 f"Preemption.max_requeues: the run was interrupted {interrupted} times{state}. "
@@ -228,76 +205,6 @@ class Preemption(Callback):
                 file.write_text(json.dumps({"fingerprint": self.fingerprint, "step": step}))
         part.rename(path)
         _delete_but({path.name, resumed}, path.parent)  # the command line of the job may name what it resumed from
-
-
-def config_fingerprint(config: str | Mapping[str, Any]) -> str:
-    """SHA-256 over a resolved config (YAML text or mapping), less the keys that do not change what is trained."""
-    tree = yaml.safe_load(config) if isinstance(config, str) else config
-    return hashlib.sha256(json.dumps(_relevant(tree, ""), sort_keys=True, default=str).encode()).hexdigest()
-
-
-def is_requeue() -> bool:
-    """Whether this process belongs to a Slurm job that ran before."""
-    return _restarts() > 0
-
-
-def _restarts() -> int:
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-
-
-def find_resume(run_folder: Path | str, fingerprint: str) -> Path | None:
-    """Return the newest checkpoint this run can continue from: one saved on a signal, or a `last.ckpt`; else None.
-
-    Raises:
-        RectifyError: the folder holds the interrupted run of another configuration, or, after a requeue, any
-            checkpoint of another: it would be overwritten.
-    """
-    found: dict[Path, int] = {}
-    others: list[Path] = []
-    folder = Path(run_folder)
-    for path in [*folder.glob("preempt-*.ckpt"), *folder.rglob("last*.ckpt")]:
-        note = _read_note(path)
-        if note is None:
-            continue
-        if note["fingerprint"] == fingerprint:
-            found[path] = note["step"]
-        elif path.name.startswith("preempt-"):
-            raise _other(path)
-        else:
-            others.append(path)
-    if others and not found and is_requeue():
-        raise _other(others[0])
-    return max(found, key=lambda path: found[path], default=None)
-
-
-def _other(path: Path) -> RectifyError:
-    return RectifyError(
-        f"{path} was saved by another configuration; choose another --name, restore that configuration, or delete the "
-        "file."
-    )
-
-
-def _read_note(path: Path) -> dict[str, Any] | None:
-    """Fingerprint and step of a checkpoint; None if it has none or cannot be read."""
-    try:
-        if path.is_dir():
-            inside = path / NOTE
-            note = json.loads((inside if inside.is_file() else path.with_suffix(".json")).read_text())
-            return {"fingerprint": note["fingerprint"], "step": int(note["step"])}
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        state = checkpoint["callbacks"][Preemption.__qualname__]
-        return {"fingerprint": state["fingerprint"], "step": checkpoint["global_step"]}
-    except Exception as error:  # a half-written, old or foreign file is no reason to stop
-        if not isinstance(error, KeyError | FileNotFoundError):
-            rank_zero_warn(f"{path} cannot be read and is passed over ({error})")
-        return None
-
-
-def _relevant(tree: Any, prefix: str) -> Any:
-    if isinstance(tree, Mapping):
-        keys = {str(key): f"{prefix}{key}" for key in tree}
-        return {key: _relevant(tree[key], f"{path}.") for key, path in keys.items() if path not in IRRELEVANT}
-    return [_relevant(item, f"{prefix}[].") for item in tree] if isinstance(tree, list | tuple) else tree
 
 
 def _follow(loop: Any, act: Callable[[], None]) -> None:

@@ -151,7 +151,8 @@ class RectifyCLI(LightningCLI):
             trainer.strategy.checkpoint_io = AtomicCheckpoint()
         if not config.get("fast_dev_run") and trainer.checkpoint_callbacks:
             # Lightning's own `save_last` keeps the state at the last best epoch when a value is monitored
-            trainer.callbacks.append(ModelCheckpoint(filename="last", monitor=None, enable_version_counter=False))
+            last = ModelCheckpoint(filename="last", monitor=None, enable_version_counter=False)
+            trainer.callbacks.append(last)  # type: ignore[attr-defined]
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_folder / "checkpoints")
@@ -193,7 +194,7 @@ class RectifyCLI(LightningCLI):
         """Write the probabilities of the test split as `predictions.csv` into the run folder."""
         kwargs.pop("return_predictions", None)
         kwargs["weights_only"] = True
-        batches = self.trainer.predict(**kwargs, return_predictions=True)
+        batches: Any = self.trainer.predict(**kwargs, return_predictions=True)
         if not batches or "probability" not in batches[0]:
             raise RectifyError(f"predict: {type(self.model).__name__} gives no probabilities; use test.")
         keys = getattr(getattr(self.datamodule, "index", None), "key", None)

@@ -15,6 +15,5 @@ class KnownMonitors(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             monitor = getattr(callback, "monitor", None)
             if isinstance(monitor, str) and monitor.startswith("val/") and monitor not in logged:
-                raise RectifyError(
-                    f"{type(callback).__name__}: monitor is {monitor}, which is not logged.{did_you_mean(monitor, logged)}"
-                )
+                name, hint = type(callback).__name__, did_you_mean(monitor, logged)
+                raise RectifyError(f"{name}: monitor is {monitor}, which is not logged.{hint}")

@@ -4,6 +4,8 @@ What happens to a sample is a function of its key, a hash of (seed, epoch, index
 or the device. The few numbers are drawn on the CPU and sent along, so there is no host sync and CPU and GPU agree.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 
 from ..errors import RectifyError
 from ..randomness import fold
-from .order import GOLDEN, mix64
+from .order import GOLDEN, mix64, view_keys
 
 
 class Augmentation:
@@ -93,3 +95,19 @@ class Cutout(Augmentation):
         columns = torch.arange(width, device=image.device) - start[:, 1:]
         inside = ((rows >= 0) & (rows < self.size))[:, :, None] & ((columns >= 0) & (columns < self.size))[:, None, :]
         return image.masked_fill(inside[:, None], 0)
+
+
+def augmented(image: Tensor, keys: Tensor, augmentations: Sequence[Augmentation], views: int = 1) -> Tensor:
+    """Apply augmentations in order: (B, C, H, W), or (B, views, C, H, W) for several views, each drawn for itself.
+
+    Args:
+        keys: (B,) int64 on the CPU, one for each sample of the first view.
+    """
+    out = []
+    for view in range(views):
+        own = keys if view == 0 else torch.from_numpy(view_keys(keys.numpy(), view))
+        picture = image
+        for stream, augmentation in enumerate(augmentations):
+            picture = augmentation(picture, own, stream)
+        out.append(picture)
+    return out[0] if views == 1 else torch.stack(out, dim=1)

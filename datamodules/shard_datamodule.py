@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import collectives
 from ..errors import RectifyError
 from ..randomness import global_seed
-from .augmentation import Augmentation
+from .augmentation import Augmentation, augmented
 from .bad_samples import BadSamples
 from .balanced_classes import BalancedClasses
 from .balanced_loader import BalancedLoader
@@ -20,7 +20,6 @@ from .config_checks import check_expected, check_stream_splits
 from .known import check_built_from, is_stream, resolve
 from .loader import EvaluationLoader, Standing, TrainingLoader
 from .manifest import CALIBRATION, SPLITS, Manifest, read_manifest, verify_shards
-from .order import view_keys
 from .reader import MemoryReader, ShardReader
 from .stream_loader import StreamEvaluationLoader, StreamTrainingLoader
 from .tar_stream import TarFormat, count_samples, expand_shards, is_local
@@ -291,16 +290,5 @@ class ShardDataModule(pl.LightningDataModule):
         trainer, image = self.trainer, batch["image"]
         if self._views is not None and trainer is not None and trainer.training:
             objective = getattr(trainer.lightning_module, "objective", None)
-            image = self.augmented(image, self._views, getattr(objective, "views", 1))
+            image = augmented(image, self._views, self.augment, getattr(objective, "views", 1))
         return {**batch, "image": image.float() / 255 if image.dtype == torch.uint8 else image}
-
-    def augmented(self, image: Tensor, keys: Tensor, views: int = 1) -> Tensor:
-        """Return (B, C, H, W), or (B, views, C, H, W) for several views, each drawn for itself."""
-        out = []
-        for view in range(views):
-            own = keys if view == 0 else torch.from_numpy(view_keys(keys.numpy(), view))
-            picture = image
-            for stream, augmentation in enumerate(self.augment):
-                picture = augmentation(picture, own, stream)
-            out.append(picture)
-        return out[0] if views == 1 else torch.stack(out, dim=1)

@@ -24,6 +24,7 @@ def data_folder(tmp_path_factory):
     """RECTIFY_DATA for the session, so that tests build their shards once and touch nobody's cache."""
     folder = tmp_path_factory.mktemp("data")
     os.environ["RECTIFY_DATA"] = str(folder)
+    os.environ["XDG_CONFIG_HOME"] = str(folder / "config")  # where the key of checkpoint seals lies
     return folder
 
 
