@@ -13,6 +13,15 @@ TITLES = {
     "nll": "NLL",
     "brier": "Brier",
     "loss": "loss",
+    "recall_at_1": "Recall@1",
+    "recall_at_2": "Recall@2",
+    "recall_at_4": "Recall@4",
+    "recall_at_8": "Recall@8",
+    "map_at_r": "mAP@R",
+    "r_precision": "R-precision",
+    "opis": "OPIS",
+    "epsilon_opis": "epsilon-OPIS",
+    "eer": "EER",
 }
 
 
