@@ -1,5 +1,6 @@
 """Every YAML snippet of README and docs runs, and what they name exists."""
 
+import json
 import re
 import subprocess
 import sys
@@ -71,3 +72,17 @@ def test_pages_name_only_classes_that_exist():
 def test_benchmark_tables_are_those_of_the_results():
     script = ROOT / "benchmarks" / "tables.py"
     assert subprocess.run([sys.executable, script, "--check"]).returncode == 0, "run benchmarks/tables.py"
+
+
+def test_readme_table_is_that_of_the_results():
+    results = json.loads((ROOT / "benchmarks" / "results" / "digits.json").read_text())["objectives"]
+    text = PAGES[0].read_text()
+    for name, scores in results.items():
+        accuracy = scores["accuracy"]
+        assert f"| {name} | {100 * accuracy['mean']:.2f} ± {100 * accuracy['half_interval']:.2f} |" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_placeholder_is_left(page):
+    prose = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.S)
+    assert not re.search(r"\b(TODO|TBD|FIXME|[A-Z]{3,}_[A-Z]{3,})\b", prose)
