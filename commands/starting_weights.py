@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..callbacks.ema import RAW
 from ..errors import RectifyError
 
 
@@ -42,7 +43,7 @@ def backbone_weights(checkpoint: dict[str, Any], key: str) -> tuple[dict[str, Te
     weights = inside or {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not weights:
         raise RectifyError(f"{key}: the checkpoint holds no weights; give one with a state_dict.")
-    return weights, "raw_backbone" in checkpoint
+    return weights, RAW in checkpoint
 
 
 def load_starting_weights(backbone: nn.Module, path: str | Path, replace_head: bool = False) -> bool:

@@ -162,7 +162,8 @@ class Rectifier(LightningModule):
         samples = _batch_size(batch)
         self._recent.update(terms, samples, step.loss.device)
         self._epoch.update(terms, samples, step.loss.device)
-        if (batch_idx + 1) % max(1, self.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (batch_idx + 1) % every == 0:
             # every rank reaches this at the same batch, so the one collective inside is safe
             recent = {f"train/{name}_step": value for name, value in self._recent.compute().items()}
             self.log_dict(recent, on_step=True, on_epoch=False, prog_bar=True)

@@ -157,3 +157,51 @@ def test_lightning_ignores_sync_batchnorm_outside_ddp():
     assert "_layer_sync" in inspect.getsource(DDPStrategy.setup)
     for strategy in (DeepSpeedStrategy, ModelParallelStrategy):
         unchanged("_layer_sync" not in inspect.getsource(strategy), "the rule sync_batchnorm of strategies/guard.py")
+
+
+class Counted:
+    """Four batches and a position."""
+
+    def __init__(self):
+        self.position, self.loaded = 0, False
+
+    def __len__(self):
+        return 4
+
+    def __iter__(self):
+        for self.position in range(self.position + 1, 5):
+            yield torch.ones(1, 1)
+        self.position = 0
+
+    def state_dict(self):
+        return {"position": self.position}
+
+    def load_state_dict(self, state):
+        self.loaded = True
+
+
+class Measured(Scalar):
+    def configure_optimizers(self):
+        assert self.trainer.estimated_stepping_batches == 4
+        return super().configure_optimizers()
+
+
+def test_a_loader_is_not_restored_after_the_length_of_training_was_asked_for(tmp_path):
+    save = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+    pl.Trainer(max_epochs=1, callbacks=[save], **QUIET).fit(Measured(), Counted())
+    loader = Counted()
+    pl.Trainer(max_epochs=1, **QUIET).fit(Measured(), loader, ckpt_path=tmp_path / "step=2.ckpt")
+    unchanged(not loader.loaded, "the state of ShardDataModule")
+
+
+class Worsening(Scalar):
+    def validation_step(self, batch, batch_idx):
+        self.log("val/score", float(-self.current_epoch))
+
+
+def test_save_last_keeps_the_state_of_the_last_best_epoch(tmp_path):
+    save = pl.callbacks.ModelCheckpoint(tmp_path, monitor="val/score", mode="max", save_last=True)
+    batches = DataLoader(torch.ones(2, 1))
+    pl.Trainer(max_epochs=3, callbacks=[save], num_sanity_val_steps=0, **QUIET).fit(Worsening(), batches, batches)
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    unchanged(last["epoch"] < 2, "the second ModelCheckpoint in commands/cli.py")
