@@ -169,7 +169,8 @@ class Counted:
         return 4
 
     def __iter__(self):
-        for self.position in range(self.position + 1, 5):
+        while self.position < 4:
+            self.position += 1
             yield torch.ones(1, 1)
         self.position = 0
 
