@@ -128,16 +128,17 @@ def test_a_preempted_job_ends_with_the_weights_of_an_undisturbed_one(cluster, tm
     assert not list(folders[0].glob("preempt-*"))
 
 
-def test_an_array_is_a_study_over_seeds(cluster, tmp_path):
+@pytest.mark.parametrize(("script", "command"), [("train", "fit"), ("unlearn", "unlearn")])
+def test_an_array_is_a_study_over_seeds(cluster, tmp_path, script, command):
     options = (*NODES, "--array=3-4", "--output=%a.out", f"--chdir={tmp_path}")
-    job = cluster.submit(*options, str(SBATCH), "-c", "quickstart", RECTIFY="echo ran")
+    job = cluster.submit(*options, str(SBATCH.with_stem(script)), "-c", "quickstart", RECTIFY="echo ran")
     for seed in (3, 4):
         cluster.wait(f"{job}_{seed}", {"COMPLETED", "FAILED"}, 60)
         first, *ranks = (tmp_path / f"{seed}.out").read_text().splitlines()
         assert first.endswith("start 1, 2 nodes, rank 0 on n1"), "the first host of the node list"
         assert len(ranks) == 2
         assert set(ranks) == {
-            f"ran fit -c quickstart -c callbacks/preemption --name slurm-{job}-seed{seed} "
+            f"ran {command} -c quickstart -c callbacks/preemption --name slurm-{job}-seed{seed} "
             f"--seed_everything {seed} --trainer.num_nodes 2 --trainer.devices 1"
         }
 
