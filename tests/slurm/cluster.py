@@ -102,7 +102,9 @@ def slurm_cluster() -> Iterator[Cluster]:
     conf.write_text(
         _CONF.format(host=socket.gethostname().partition(".")[0], user=getpass.getuser(), folder=folder, ports=ports)
     )
-    env = {**os.environ, "SLURM_CONF": str(conf), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
+    # Lightning leaves the addresses of an earlier run in this process behind, and sbatch hands the environment on
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
+    env = {**inherited, "SLURM_CONF": str(conf), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
     munge_files = (f"--{name}-file={folder}/munged.{name}" for name in ("pid", "log", "seed"))
     cluster, started = Cluster(folder, env), []
     try:

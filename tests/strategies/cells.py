@@ -31,6 +31,9 @@ def objective_names():
     return ["baseline", *PROBES, *sorted(path.stem for path in CONFIGS.glob("*.yaml"))]
 
 
+CLASSES = 4
+
+
 def make_objective(name):
     """Instantiate the objective of a YAML, freshly: state is not shared between cells."""
     if name == "baseline":
@@ -38,7 +41,8 @@ def make_objective(name):
     if name in PROBES:
         return PROBES[name]()
     import_rooms()  # short class names resolve among what is imported
-    entry = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["objective"]
+    text = (CONFIGS / f"{name}.yaml").read_text().replace("${data.classes}", str(CLASSES))
+    entry = yaml.safe_load(text)["model"]["objective"]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Objective, "objective", required=True)
     return parser.instantiate_classes(parser.parse_object({"objective": entry})).objective
@@ -46,7 +50,7 @@ def make_objective(name):
 
 def make_backbone(norm="group"):
     torch.manual_seed(0)
-    return ResNet(classes=4, channels=3, depth=8, width=8, norm=norm)
+    return ResNet(classes=CLASSES, channels=3, depth=8, width=8, norm=norm)
 
 
 def make_batch(objective, rank, step):
