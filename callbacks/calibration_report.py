@@ -80,12 +80,6 @@ class CalibrationReport(FigureMoments):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, pl_module, "test", draw=True)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"last_drawn": self._last_drawn}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._last_drawn = state_dict.get("last_drawn")
-
     def _clear(self) -> None:
         self._sums.clear()
         self._seen.clear()

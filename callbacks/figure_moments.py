@@ -28,6 +28,12 @@ class FigureMoments(Callback):
         if trainer.state.fn != "fit":  # a resumed training counts for itself
             self._loaded = int(checkpoint.get("epoch", 0)), int(checkpoint.get("global_step", 0))
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_drawn": self._last_drawn}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._last_drawn = state_dict.get("last_drawn")
+
     def _moment(self, trainer: Trainer) -> tuple[int, int]:
         """Epoch and step of the weights at hand."""
         return self._loaded or (trainer.current_epoch, trainer.global_step)

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 
 from ..collectives import rank, world_size
 from ..errors import RectifyError
@@ -12,6 +12,7 @@ from ..metrics import Deduplicator, EmbeddingCollector, RetrievalEvaluation
 from ..metrics.operating_point import class_rates, threshold_at_far
 from .batches import forward_logits, image_batch
 from .class_rates_table import ClassRow, write_class_rates
+from .figure_moments import FigureMoments
 from .figures import log_figure
 from .query_panel import choose_worst_queries, worst_queries_figure
 from .threshold_figures import class_rates_figure, det_figure, utility_figure
@@ -19,7 +20,7 @@ from .threshold_figures import class_rates_figure, det_figure, utility_figure
 Stage = Literal["val", "test"]
 
 
-class ThresholdConsistency(Callback):
+class ThresholdConsistency(FigureMoments):
     """Log and draw the consistency of an embedding at one threshold, synchronised over ranks.
 
     Logs `val/opis_at_recall` for checkpoints to minimise: OPIS where Recall@1 reaches `recall_floor`, and 1 plus what
@@ -57,7 +58,8 @@ class ThresholdConsistency(Callback):
             )
         if not 0 < calibrate_far < 1:
             raise RectifyError(f"ThresholdConsistency: calibrate_far is {calibrate_far}; a rate lies in (0, 1).")
-        self.recall_floor, self.figure_every_n_epochs = recall_floor, figure_every_n_epochs
+        super().__init__(figure_every_n_epochs)
+        self.recall_floor = recall_floor
         self.queries, self.calibrate_far = queries, calibrate_far
         self._clear()
 
@@ -90,9 +92,8 @@ class ThresholdConsistency(Callback):
         self._collect(trainer, pl_module, batch, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        every = self.figure_every_n_epochs
         if not trainer.sanity_checking:
-            self._report(trainer, pl_module, "val", every > 0 and trainer.current_epoch % every == 0)
+            self._report(trainer, pl_module, "val", self._due(trainer))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, pl_module, "test", draw=True)
@@ -163,8 +164,8 @@ class ThresholdConsistency(Callback):
         rates: Any,
         calibrate_far: float,
     ) -> None:
-        step = trainer.global_step
-        where = f"{stage}, epoch {trainer.current_epoch}, step {step}"
+        epoch, step = self._moment(trainer)
+        where = f"{stage}, epoch {epoch}, step {step}"
         data: Any = getattr(trainer, "datamodule", None)
         known = getattr(data, "class_names", None)
         figure = det_figure(evaluation, f"DET, {where}", calibration, threshold, calibrate_far)

@@ -191,7 +191,9 @@ def test_a_loader_is_not_restored_after_the_length_of_training_was_asked_for(tmp
     save = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
     pl.Trainer(max_epochs=1, callbacks=[save], **QUIET).fit(Measured(), Counted())
     loader = Counted()
-    pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET).fit(Measured(), loader, ckpt_path=tmp_path / "step=2.ckpt")
+    pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET).fit(
+        Measured(), loader, ckpt_path=tmp_path / "step=2.ckpt"
+    )
     unchanged(not loader.loaded, "the state of ShardDataModule")
 
 
