@@ -28,10 +28,11 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         os.close(handle)
         temporary = Path(name)
-        temporary.chmod(0o666 & ~_UMASK)  # what a plain open() would have given; mkstemp gives 0600
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
+        # what a plain open() would have given; mkstemp gives 0600, and so do libraries that make the file anew
+        temporary.chmod(0o666 & ~_UMASK)
         temporary.replace(target)
     except OSError as error:
         raise RectifyError(

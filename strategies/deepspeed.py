@@ -123,6 +123,7 @@ class DeepSpeed(DeepSpeedStrategy):
         zero = self.config["zero_optimization"]
         # buffers of this size are allocated whatever the network's: a small network needs a small one
         bucket = min(self.bucket, max(1, sum(p.numel() for p in self.lightning_module.parameters())))
+        bucket += bucket % 2  # DeepSpeed divides the gather bucket in two and fails on an odd number
         zero.update(allgather_bucket_size=bucket, reduce_bucket_size=bucket)
         if self.root_device.type == "cpu":
             zero["overlap_comm"] = False

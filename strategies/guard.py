@@ -14,6 +14,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from ..errors import RectifyError
 from .deepspeed import DeepSpeed
+from .elementwise import moves_without_gradient
 
 Kind = Literal["replicated", "fsdp1", "fsdp2", "zero0", "zero1", "zero2", "zero3"]
 SPLIT_WEIGHTS = ("fsdp1", "fsdp2", "zero3")
@@ -78,7 +79,12 @@ def _masked_matrix(setting: Setting) -> Any:
     if not setting.declaring("masks_weights"):
         return None
     return next(
-        (type(o).__name__ for o, _ in setting.groups() if type(o).__name__ in ("Muon", "LBFGS", "Shampoo")), None
+        (
+            type(optimizer).__name__
+            for optimizer, _ in setting.groups()
+            if type(optimizer).__name__ in ("Muon", "LBFGS", "Shampoo") or moves_without_gradient(optimizer)
+        ),
+        None,
     )
 
 
@@ -113,8 +119,13 @@ RULES = (
         lambda s: s.kind in SPLIT_WEIGHTS and s.declaring("double_backward"),
     ),
     Rule(
+        "whole_weights",
+        "{found} reads all weights outside a forward pass, where {kind} has freed them; use ddp, fsdp2 or zero2.",
+        lambda s: s.kind == "zero3" and s.declaring("whole_weights"),
+    ),
+    Rule(
         "writes_weights",
-        "{found} moves weights in place, of which {kind} holds only a part on each rank; use ddp.",
+        "{found} moves weights, in place or in a copy it calls, of which {kind} holds a part on each rank; use ddp.",
         lambda s: s.kind in SPLIT_WEIGHTS and s.declaring("writes_weights"),
     ),
     Rule(
@@ -140,8 +151,8 @@ RULES = (
     ),
     Rule(
         "masked_matrix_optimizer",
-        "a weight mask is set but {found} mixes entries of a matrix and moves weights outside the mask; "
-        "use SGD, Adam or another elementwise optimizer.",
+        "a weight mask is set but {found} moves weights that get no gradient (it mixes the entries of a matrix, decays "
+        "or adds noise); use SGD, Adam or another elementwise optimizer without decay.",
         _masked_matrix,
     ),
     Rule(
@@ -203,8 +214,8 @@ RULES = (
 def check(trainer: Trainer, module: LightningModule) -> None:
     """Refuse what cannot work. Call in `setup`, and again in `on_fit_start`, when the optimizers exist.
 
-    Objectives and callbacks are judged by what they declare: `double_backward`, `writes_weights`, `averages_weights`,
-    `masks_weights` (callbacks).
+    Objectives and callbacks are judged by what they declare: `double_backward`, `whole_weights`, `writes_weights`,
+    `averages_weights`, `masks_weights` (callbacks).
 
     Raises:
         RectifyError: the first rule that is broken, in one sentence.
