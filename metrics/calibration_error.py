@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ..errors import RectifyError
-from .probabilities import Forecast, bin_of, check_bins
+from .class_bins import class_gaps
+from .probabilities import Forecast, check_bins
 from .reliability import Norm, ReliabilityDiagram
-from .sums import SumMetric, sum_type
+from .sums import SumMetric
 
 
 class TopLabelCalibrationError(ReliabilityDiagram):
@@ -20,18 +21,21 @@ class TopLabelCalibrationError(ReliabilityDiagram):
     Args:
         bins: number of equal-width bins B.
         norm: `l1` (ECE), `l2` (root mean square) or `max` (MCE).
+        debiased: without the part that few samples a bin add to it (`debiased_error`); not for `max`.
     """
 
     higher_is_better = False
 
-    def __init__(self, bins: int = 15, norm: Norm = "l1"):
+    def __init__(self, bins: int = 15, norm: Norm = "l1", debiased: bool = False):
         super().__init__(bins)
         if norm not in get_args(Norm):
             raise RectifyError(f"norm is {norm!r}; choose one of {', '.join(get_args(Norm))}.")
-        self.norm = norm
+        if debiased and norm == "max":
+            raise RectifyError("norm is 'max', which has no debiased form; choose l1 or l2, or set debiased false.")
+        self.norm, self.debiased = norm, debiased
 
     def compute(self) -> Tensor:  # type: ignore[override]
-        return self.state().calibration_error(self.norm).float()
+        return self.state().calibration_error(self.norm, self.debiased).float()
 
 
 class SignedCalibrationGap(ReliabilityDiagram):
@@ -47,21 +51,31 @@ class SignedCalibrationGap(ReliabilityDiagram):
         return self.state().signed_gap().float()
 
 
-def class_wise_gaps(forecast: Forecast, bins: int) -> Tensor:
-    """(K, B) float64: per class and bin of its probability, the sum of probability minus one-hot label.
+class OverConfidence(ReliabilityDiagram):
+    """Σ_b n_b/N·max(confidence - accuracy, 0), in [0, 1]: `update(logits (n, K), label (n,))`.
 
-    n·|mean probability - frequency| of a bin is the absolute value of this sum: no counts are needed.
+    With `UnderConfidence` it adds up to the L1 calibration error of the same bins.
+
+    Args:
+        bins: number of equal-width bins.
+        weighted: times the bin's confidence (Thulasidasan et al. 2019), so that the sum no longer holds.
     """
-    classes = forecast.probability.shape[1]
-    where = bin_of(forecast.probability, bins)
-    where += torch.arange(classes, device=where.device) * bins
-    gaps = torch.zeros(classes * bins, dtype=sum_type(where.device), device=where.device)
-    return gaps.index_add_(0, where.flatten(), forecast.residual.to(gaps.dtype).flatten()).view(classes, bins)
+
+    higher_is_better = False
+
+    def __init__(self, bins: int = 15, weighted: bool = False):
+        super().__init__(bins)
+        self.weighted = weighted
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        return self.state().over_confidence(self.weighted).float()
 
 
-def class_wise_error(gaps: Tensor, samples: Tensor) -> Tensor:
-    """(1/K) Σ_k Σ_b |gap_kb| / N of the sums of `class_wise_gaps`."""
-    return gaps.abs().sum() / (len(gaps) * samples)
+class UnderConfidence(OverConfidence):
+    """Σ_b n_b/N·max(accuracy - confidence, 0), as `OverConfidence`."""
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        return self.state().under_confidence(self.weighted).float()
 
 
 class ClassWiseCalibrationError(SumMetric):
@@ -85,8 +99,9 @@ class ClassWiseCalibrationError(SumMetric):
         self.add_sum("samples", dtype=torch.int64)
 
     def update(self, logits: Tensor, label: Tensor) -> None:
-        self.gaps += class_wise_gaps(Forecast.of(logits, label), self.bins)
+        self.gaps += class_gaps(Forecast.of(logits, label), self.bins)
         self.samples += len(label)
 
     def compute(self) -> Tensor:
-        return class_wise_error(self.gaps, self.samples).float()
+        self.refuse_nan(self.gaps)
+        return (self.gaps.abs().sum() / (self.classes * self.samples)).float()

@@ -25,6 +25,7 @@ class _MeanScore(SumMetric):
         self.samples += len(label)
 
     def compute(self) -> Tensor:
+        self.refuse_nan(self.total)
         return (self.total / self.samples).float()
 
 

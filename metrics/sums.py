@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from ..errors import RectifyError
+
 
 def sum_type(device: torch.device) -> torch.dtype:
     """The float type of running sums: float64, except on Apple's GPUs, which have none."""
@@ -26,6 +28,13 @@ class SumMetric(Metric):
     def add_sum(self, name: str, *shape: int, dtype: torch.dtype = torch.float64) -> None:
         """Declare a state `self.<name>` of zeros; int64 for counts."""
         self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
+
+    def refuse_nan(self, values: Tensor) -> None:
+        """Raise RectifyError if a sum is NaN, as a NaN logit makes it; for `compute`, as it waits for the device."""
+        if values.isnan().any():
+            raise RectifyError(
+                f"{type(self).__name__}: some logits are NaN; the network has diverged, or its input is broken."
+            )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
         def move(value: Tensor) -> Tensor:
