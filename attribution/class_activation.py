@@ -1,13 +1,9 @@
-"""Class activation maps weighted by gradients."""
+"""Maps of one layer from its activations and their gradients: Grad-CAM and the linear approximation."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import RectifyError
-from ..frozen import frozen_eval
-from .layers import find_layer, leaf_output
-from .score import target_logit
+from .gradient_hooks import layer_maps
 
 
 def grad_cam(model: nn.Module, images: Tensor, target: Tensor, layer: str | nn.Module) -> Tensor:
@@ -20,28 +16,32 @@ def grad_cam(model: nn.Module, images: Tensor, target: Tensor, layer: str | nn.M
         model: maps images to logits (B, K).
         images: (B, C, H, W) float.
         target: (B,) int64 classes to explain.
-        layer: a module of the model or its name, with output (B, c, h, w).
+        layer: a module of the model or its name, with output (B, c, h, w), or patch tokens (B, N, D).
 
     Raises:
         RectifyError: unknown layer, a layer without spatial output or without influence on the logits, or images,
             targets or outputs that do not fit.
     """
-    name, module = find_layer(model, layer)
-    with frozen_eval(model, input_gradients=True), leaf_output(module, name) as leaves:
-        score = target_logit(model, images.detach().clone(), target)
-        if not leaves:
-            raise RectifyError(f"layer: {name} does not run in the forward pass; choose one that does.")
-        activation = leaves[-1]
-        if activation.ndim != 4:
-            raise RectifyError(
-                f"layer: Grad-CAM needs an output (B, c, h, w), but {name} gives {tuple(activation.shape)}; "
-                "choose a convolutional layer."
-            )
-        gradient = None
-        if score.requires_grad:
-            (gradient,) = torch.autograd.grad(score, activation, allow_unused=True)
-        if gradient is None:
-            raise RectifyError(f"layer: the logits do not depend on the output of {name}; choose another layer.")
-        weight = gradient.mean((2, 3), keepdim=True)
-        maps = F.relu((weight * activation.detach()).sum(1, keepdim=True))
-        return F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False).squeeze(1)
+
+    def fold(activation: Tensor, gradient: Tensor) -> Tensor:
+        return F.relu((gradient.mean((2, 3), keepdim=True) * activation).sum(1))
+
+    (maps,) = layer_maps(model, images, target, [layer], _output, fold, "Grad-CAM").values()
+    return maps
+
+
+def linear_approximation(model: nn.Module, images: Tensor, target: Tensor, layer: str | nn.Module) -> Tensor:
+    """Return signed maps (B, H, W) of Σ_c a_cu·g_cu, what the logit would lose to first order without location u.
+
+    The arguments and errors are those of `grad_cam`.
+    """
+
+    def fold(activation: Tensor, gradient: Tensor) -> Tensor:
+        return (activation * gradient).sum(1)
+
+    (maps,) = layer_maps(model, images, target, [layer], _output, fold, "The linear approximation").values()
+    return maps
+
+
+def _output(module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
+    return output.clone()  # an activation in place may overwrite it

@@ -26,9 +26,23 @@ def input_gradient(model: nn.Module, images: Tensor, target: Tensor, channels: C
     Raises:
         RectifyError: the images are not float (B, C, H, W), the model's output is not logits, or a target is outside.
     """
+    return pooled(_gradient(model, images, target), channels)
+
+
+def gradient_times_input(model: nn.Module, images: Tensor, target: Tensor, channels: Channels = "sum") -> Tensor:
+    """Return x·dy/dx, signed, summed over channels to (B, H, W) (Shrikumar et al. 2016); see `input_gradient`."""
+    return pooled(images.detach() * _gradient(model, images, target), channels)
+
+
+def pooled(values: Tensor, channels: Channels) -> Tensor:
+    """Fold the channels of (B, C, H, W): their largest magnitude, their sum, or not at all."""
+    if channels == "keep":
+        return values
+    return values.abs().amax(1) if channels == "max" else values.sum(1)
+
+
+def _gradient(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
     with frozen_eval(model, input_gradients=True):
         leaf = images.detach().clone().requires_grad_(images.is_floating_point())
         (gradient,) = torch.autograd.grad(target_logit(model, leaf, target), leaf)
-    if channels == "keep":
-        return gradient
-    return gradient.abs().amax(1) if channels == "max" else gradient.sum(1)
+    return gradient

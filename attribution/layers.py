@@ -1,7 +1,5 @@
 """Find the layer to explain, and its output."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,22 +23,31 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
     for name in (layer, f"backbone.{layer}"):
         if name in layers:
             return name, layers[name]
-    raise RectifyError(f"layer: {type(model).__name__} has no layer {layer!r}.{did_you_mean(layer, layers)}")
+    known = [name.removeprefix("backbone.") for name in layers]
+    raise RectifyError(f"layer: {type(model).__name__} has no layer {layer!r}.{did_you_mean(layer, known)}")
 
 
 def last_spatial_layer(model: nn.Module, image: Tensor) -> str | None:
     """Return the name of the last module to output (B, C, h, w) with h·w > 1, None if there is none.
 
-    One forward pass over `image` (B, C, H, W) tells. Of a block and its last child, which end together, the block is
-    named. Modules before the first one with parameters (a normalisation) do not count.
+    The output must be shaped like the image: heads of attention (B, heads, N, d) and channels last are not. Where
+    tokens (B, N, D) follow, as after a patch embedding, what came before them does not count. One
+    forward pass over `image` (B, C, H, W) tells. Of a block and its last child, which end together, the block is named.
+    Modules before the first one with parameters (a normalisation) do not count.
     """
     found: list[str] = []
     learned = False
+    tokens: set[int] = set()
 
     def note(name: str, module: nn.Module, output: Any) -> None:
         nonlocal learned
         learned = learned or next(module.parameters(), None) is not None
-        if learned and isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
+        if not learned or not isinstance(output, Tensor):
+            return
+        if output.ndim == 3 and output.shape[1] > 1:
+            tokens.add(output.shape[1])
+            found.clear()
+        if output.ndim == 4 and output.shape[2] not in tokens and _like_image(output, image):
             found.append(name)
 
     handles = [
@@ -57,23 +64,50 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str | None:
     return found[-1] if found else None
 
 
-@contextmanager
-def leaf_output(layer: nn.Module, name: str = "layer") -> Iterator[list[Tensor]]:
-    """Cut the graph at a layer: its output becomes a leaf that collects gradients, appended to the yielded list.
+def spatial_layers(model: nn.Module, image: Tensor) -> list[str]:
+    """Return the names of the outermost modules with a convolution or a patch embedding and a spatial output.
 
-    Whatever runs before the layer builds no graph, so a map costs a forward pass and the backward pass of the rest. The
-    network goes on with a clone, which an in-place activation may overwrite. The hook is removed at the end.
+    In a ResNet these are its stem and stages, in a Sequential its convolutions, in a transformer its patch embedding
+    and blocks. They stand in the order in which they run. One forward pass over `image` (B, C, H, W) tells.
     """
-    leaves: list[Tensor] = []
+    outputs: list[str] = []
+    size = image.shape[2:]
 
-    def cut(module: nn.Module, inputs: Any, output: Any) -> Tensor:
+    def spatial(output: Any) -> bool:
         if not isinstance(output, Tensor) or not output.is_floating_point():
-            raise RectifyError(f"layer: {name} returns {type(output).__name__}, not one float tensor; choose another.")
-        leaves.append(output.detach().clone().requires_grad_())
-        return leaves[-1].clone()
+            return False
+        if output.ndim == 4:
+            return output.shape[2:].numel() > 1
+        return output.ndim == 3 and 1 < output.shape[1] <= size.numel()
 
-    handle = layer.register_forward_hook(cut)
+    def note(name: str, output: Any) -> None:
+        if spatial(output) and name not in outputs:
+            outputs.append(name)
+
+    learned = [
+        name
+        for name, module in model.named_modules()
+        if name and any(len(_shape(parameter)) >= 2 for parameter in module.parameters())
+    ]
+    modules = dict(model.named_modules())
+    handles = [
+        modules[name].register_forward_hook(lambda module, _, output, name=name: note(name, output)) for name in learned
+    ]
     try:
-        yield leaves
+        with frozen_eval(model):
+            model(image)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+    return [name for name in outputs if not any(name.startswith(f"{other}.") for other in outputs)]
+
+
+def _like_image(output: Tensor, image: Tensor) -> bool:
+    h, w = output.shape[2:]
+    height, width = image.shape[2:]
+    aspect = h * width / max(1, w * height)  # borders and rounding move it
+    return h * w > 1 and h <= height and w <= width and 0.5 <= aspect <= 2
+
+
+def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    return getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves an empty vector in place of a weight

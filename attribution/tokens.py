@@ -1,0 +1,51 @@
+"""The patch grid of a vision transformer, so that its layers are explained like those of a CNN."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import RectifyError
+
+MOST_PREFIX = 8  # class token, distillation token, registers
+
+
+def patch_grid(tokens: Tensor, size: tuple[int, int], prefix: int | None = None) -> Tensor:
+    """Return tokens (B, N, D) as a grid (B, D, h, w), without the prefix tokens that belong to no patch.
+
+    Args:
+        size: (H, W) of the images; h/w = H/W, since patches are square.
+        prefix: class and register tokens at the start; by default the least number with which the rest fills a grid.
+
+    Raises:
+        RectifyError: no grid of the image's shape has that many patches.
+    """
+    count, (height, width) = tokens.shape[1], size
+    for first in range(MOST_PREFIX + 1) if prefix is None else [prefix]:
+        patches = count - first
+        rows = round((max(patches, 0) * height / width) ** 0.5)
+        columns = rows * width // height
+        if rows and rows * columns == patches and rows * width == columns * height:
+            return tokens[:, first:].transpose(1, 2).unflatten(2, (rows, columns))
+    raise RectifyError(
+        f"{count} tokens are no grid of patches of an image {height}x{width}; give a layer of patch tokens (B, N, D)."
+    )
+
+
+def spatial_grid(output: Tensor, size: tuple[int, int], name: str, who: str = "Grad-CAM") -> Tensor:
+    """Return a layer's output as (B, c, h, w): a CNN's as it is, a transformer's tokens by `patch_grid`.
+
+    Raises:
+        RectifyError: the output is neither.
+    """
+    if output.ndim == 4:
+        return output
+    if output.ndim == 3:
+        return patch_grid(output, size)
+    raise RectifyError(
+        f"layer: {who} needs an output (B, c, h, w), but {name} gives {tuple(output.shape)}; "
+        "choose a convolutional layer."
+    )
+
+
+def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps (B, h, w) bilinearly at the size (H, W) of the images."""
+    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False).squeeze(1)
