@@ -20,12 +20,29 @@ def check_budget(name: str, eps: float, step_size: float, steps: int, norm: str)
         raise RectifyError(f"{name}: step_size is {step_size}, so nothing would move; give e.g. eps/4.")
     if steps < 1:
         raise RectifyError(f"{name}: steps is {steps}; at least 1 is needed.")
+    if step_size > 2.5 * eps:  # 2.5 * eps / steps is a common rule, also for one step
+        raise RectifyError(
+            f"{name}: step_size is {step_size}, longer than the ball of eps {eps} is wide; give it in the unit of eps, "
+            "e.g. eps/4."
+        )
 
 
 def check_choice(name: str, key: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise RectifyError unless the value is one of the choices."""
     if value not in choices:
         raise RectifyError(f"{name}: {key} is {value!r}; choose {', '.join(choices[:-1])} or {choices[-1]}.")
+
+
+def check_range(name: str, image: Tensor) -> None:
+    """Raise RectifyError unless images lie in [0, 1] (one host sync)."""
+    if not image.numel():
+        return
+    low, high = (float(bound) for bound in image.aminmax())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise RectifyError(
+            f"{name}: the images lie in [{low:.3g}, {high:.3g}], outside [0, 1], so eps has no meaning in pixels; "
+            "leave the normalisation to the first layer of the backbone (mean, std) and take it out of the data."
+        )
 
 
 @overload

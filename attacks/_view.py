@@ -1,41 +1,48 @@
 """What an attack sees of a network: gradients with respect to its input, and the evidence that falls off."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ._undisturbed import sharded
+from ._folding import folded
+from ._undisturbed import replaceable
 from .evidence import Evidence
 from .gains import Gain
 
 Network = Callable[[Tensor], Tensor]
 
 
-def network(backbone: nn.Module, bf16: bool, channels_last: bool) -> Network:
-    """Return the forward pass of the attack: the backbone itself, or the backbone under bf16 autocast.
+@contextmanager
+def network(backbone: nn.Module, bf16: bool, channels_last: bool) -> Iterator[Network]:
+    """Yield the forward pass of the attack.
 
-    The weights of convolutions and linear layers are then cast once an attack; autocast alone would cast frozen weights
-    in every pass.
+    Batch norms are folded into the convolutions before them, and under bf16 autocast the weights of convolutions and
+    linear layers are cast once an attack; autocast alone would cast frozen weights in every pass. Where weights are
+    split or the backbone is compiled, it runs as it is.
     """
-    if not bf16:
-        return backbone
-    ready: dict[str, Tensor] = {}
-    if not sharded(backbone) and getattr(backbone, "_compiled_call_impl", None) is None:
-        for name, module in backbone.named_modules():
-            if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-                for part, weight in module.named_parameters(name, recurse=False):
-                    low = weight.detach().to(torch.bfloat16)
-                    wide = channels_last and low.ndim == 4
-                    ready[part] = low.contiguous(memory_format=torch.channels_last) if wide else low
+    whole = replaceable(backbone)
+    with ExitStack() as stack:
+        ready: dict[str, Tensor] = stack.enter_context(folded(backbone)) if whole else {}
+        if bf16 and whole:
+            for name, module in backbone.named_modules():
+                if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+                    for part, weight in module.named_parameters(name, recurse=False):
+                        ready.setdefault(part, weight.detach())
+            ready = {part: weight.to(torch.bfloat16) for part, weight in ready.items()}
+        if channels_last:
+            wide = torch.channels_last
+            ready = {k: w.contiguous(memory_format=wide) if w.ndim == 4 else w for k, w in ready.items()}
 
-    def low_precision(image: Tensor) -> Tensor:
-        with torch.autocast(image.device.type, torch.bfloat16):
-            return functional_call(backbone, ready, image)
+        def forward(image: Tensor) -> Tensor:
+            with torch.autocast(image.device.type, torch.bfloat16) if bf16 else nullcontext():
+                # weights that two modules share are replaced in the one that is meant only
+                return functional_call(backbone, ready, image, tie_weights=False) if ready else backbone(image)
 
-    return low_precision
+        yield forward
 
 
 class View:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RectifyError
+from ._arguments import check_range
 from ._undisturbed import undisturbed
 from ._view import View, network
 from .evidence import AdversarialBatch, Budget
@@ -30,6 +31,8 @@ class Attack:
 
     passes: float = 1.0
     """Forward and backward passes it costs."""
+    needs_label: bool = False
+    """Cannot take a mixture's target, whatever it maximises."""
     batch_statistics: bool = False
     bf16: bool = False
     channels_last: bool = False
@@ -47,29 +50,32 @@ class Attack:
         """Return adversarial images and evidence.
 
         Args:
-            target: (B,) int64 labels, or any target with `per_sample(logits) -> (B,)`.
+            target: (B,) integer labels, or any target with `per_sample(logits) -> (B,)`.
             loss: what is maximised, cross-entropy by default.
             generator: on the images' device; torch's global one by default.
             budget: per-sample radius, step size and steps.
             clean: also return the logits of the images as they are (one forward pass, unless the loss needs it anyway).
 
         Raises:
-            RectifyError: labels are missing, or gradients are switched off for good by `inference_mode`.
+            RectifyError: labels are missing, gradients are switched off for good by `inference_mode`, or images lie
+                outside [0, 1] (looked at on the CPU only, where it costs no wait).
         """
         loss = loss or CrossEntropyGain()
-        self._check(image, target, loss)
+        target = self._checked(image, target, loss)
         with undisturbed(backbone, self.batch_statistics), torch.enable_grad():
             image = image.detach()
             if self.channels_last and image.ndim == 4:
                 image = image.contiguous(memory_format=torch.channels_last)
-            view = View(network(backbone, self.bf16, self.channels_last), image, target, loss, clean)
-            return self.search(view, image, budget or EVERYWHERE, generator)
+            with network(backbone, self.bf16, self.channels_last) as forward:
+                view = View(forward, image, target, loss, clean)
+                return self.search(view, image, budget or EVERYWHERE, generator)
 
     def search(self, view: View, image: Tensor, budget: Budget, generator: torch.Generator | None) -> AdversarialBatch:
         """Return the adversarial images; the network is already frozen."""
         raise NotImplementedError
 
-    def _check(self, image: Tensor, target: Any, loss: Gain) -> None:
+    def _checked(self, image: Tensor, target: Any, loss: Gain) -> Any:
+        """Return the target, labels as int64 that autograd may save."""
         name = type(self).__name__
         if torch.is_inference_mode_enabled() or image.is_inference():
             raise RectifyError(
@@ -78,5 +84,11 @@ class Attack:
             )
         if target is None:
             raise RectifyError(f"{name} has no labels to attack: the batch lacks `label`.")
-        if loss.needs_label and not isinstance(target, Tensor):
-            raise RectifyError(f"{type(loss).__name__} compares with one label, and mixtures have several.")
+        for part in (self, loss):
+            if part.needs_label and not isinstance(target, Tensor):
+                raise RectifyError(f"{type(part).__name__} compares with one label, and mixtures have several.")
+        if type(image) is Tensor and image.device.type == "cpu":  # a fake tensor has no values
+            check_range(name, image)
+        if not isinstance(target, Tensor) or target.is_floating_point():
+            return target
+        return (target.clone() if target.is_inference() else target).long()
