@@ -1,5 +1,6 @@
 """The contract between an objective (what is minimised) and everything that trains with it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +63,7 @@ class Objective(nn.Module):
     double_backward: bool = False
     """Differentiates through a gradient; impossible where parameters are sharded."""
     writes_weights: bool = False
-    """Moves weights in place outside the optimizer (AWP, SAM, a proximal step)."""
+    """Moves weights outside the optimizer, in place (SAM, a proximal step) or in a copy it computes with (AWP)."""
     passes: float = 1.0
     """Forward and backward passes of the backbone a step, for the cost estimate (PGD with 10 steps: 11)."""
     frozen_copies: int = 0
@@ -79,3 +80,11 @@ class Objective(nn.Module):
 
     def after_step(self, backbone: nn.Module) -> None:
         """Called after each optimizer step."""
+
+
+def tell_class_counts(objective: nn.Module, counts: Sequence[int] | None) -> None:
+    """Give the training samples of each class to every part of an objective that has `take_class_counts`."""
+    for part in objective.modules():
+        take = getattr(part, "take_class_counts", None)
+        if counts is not None and callable(take):
+            take(counts)

@@ -1,6 +1,6 @@
 """Which parts of adversarial training fit together."""
 
-from ...attacks import Attack, Gain, LogBarrier
+from ...attacks import Attack, DivergenceGain, Gain, LogBarrier
 from ...errors import RectifyError
 from ..mixing.mixing import Mixing
 from .feature_separation import FeatureSeparation
@@ -40,20 +40,43 @@ def check_parts(
         )
     if implicit and gain.needs_clean:
         raise RectifyError(f"AdversarialTraining: implicit needs an attack_loss of the labels, not {names[gain]}.")
+    if attack is not None:
+        _check_gain(attack, gain)
     if mixing is not None:
-        _check_mixing(mixing, surrogate, weighting, gain, regularizer)
+        _check_mixing(mixing, attack, surrogate, weighting, gain, regularizer)
+
+
+def _check_gain(attack: Attack, gain: Gain) -> None:
+    name = type(attack).__name__
+    own = getattr(attack, "loss", "ce")
+    if own != "ce":  # here the attack maximises what it is given
+        raise RectifyError(
+            f"AdversarialTraining: {name}.loss is {own}, but the objective decides what the attack maximises; leave it "
+            "at ce and give attack_loss."
+        )
+    starts_at_image = isinstance(attack, LogBarrier) or getattr(attack, "start", None) == "none"
+    if isinstance(gain, DivergenceGain) and (starts_at_image or getattr(attack, "noise", None) == 0):
+        raise RectifyError(
+            f"AdversarialTraining: {name} starts at the image, where {type(gain).__name__} has no gradient; choose PGD "
+            "with start normal, or attack_loss CrossEntropyGain."
+        )
 
 
 def _check_mixing(
-    mixing: Mixing, surrogate: Surrogate, weighting: Weighting, gain: Gain, regularizer: FeatureSeparation | None
+    mixing: Mixing,
+    attack: Attack | None,
+    surrogate: Surrogate,
+    weighting: Weighting,
+    gain: Gain,
+    regularizer: FeatureSeparation | None,
 ) -> None:
     if type(mixing).mixed_logits is not Mixing.mixed_logits:
         raise RectifyError(
             f"AdversarialTraining: {type(mixing).__name__} mixes inside the network, where no image is to attack; "
             "choose a mixing of the input."
         )
-    for part in (surrogate, weighting, gain):
-        if part.needs_label:
+    for part in (attack, surrogate, weighting, gain):
+        if part is not None and part.needs_label:
             raise RectifyError(
                 f"AdversarialTraining: {type(part).__name__} needs one label, and a mixture by {type(mixing).__name__} "
                 "has several; leave one of the two out."

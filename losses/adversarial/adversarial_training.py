@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...attacks import AdversarialBatch, Attack, CrossEntropyGain, Evidence, Gain, LogBarrier
+from ...attacks._arguments import check_range
 from ...collectives import global_mean_weight
 from ...errors import RectifyError
 from ..base_losses import CrossEntropy
@@ -25,9 +26,9 @@ class AdversarialTraining(Objective):
 
     TRADES with energy weights is WEAT, cross-entropy with class-balanced weights and separation SRAT, with KL-DRO
     weights and the implicit gradient DONE; see docs/adversarial_training.md. Logs `adversarial_accuracy` on the
-    training batch, the surrogate's terms (`fit`, `robust`), `largest_weight`, `separation`, and, where the images as
-    they are were looked at, the energies `clean_energy` and `adversarial_energy` (means of -logsumexp of the logits).
-    The accuracy of the step is that on the clean images where the surrogate trains on them.
+    attacked training batch, the surrogate's terms (`fit`, `robust`), `largest_weight`, `separation`, and, where the
+    images as they are were looked at, the energies `clean_energy` and `adversarial_energy` (means of -logsumexp of the
+    logits). The accuracy of the step is that on the clean images where the surrogate trains on them.
 
     Args:
         attack: the inner maximisation; none is clean training, with which most weightings work, too.
@@ -63,7 +64,7 @@ class AdversarialTraining(Objective):
         self.regularizer, self.perturbation, self.alarm = regularizer, perturbation, alarm
         self.mixing, self.implicit = mixing, implicit
         self.gain = attack_loss or self.surrogate.gain()
-        self._range_checked = False
+        self._range_checked = attack is None and alarm is None  # without an attack pixels need no unit
         check_parts(attack, self.surrogate, self.weighting, self.gain, regularizer, mixing, implicit)
         self.double_backward = implicit
         # AWP writes nothing, but it calls the network with weights of its own, which a sharded one cannot take
@@ -89,10 +90,12 @@ class AdversarialTraining(Objective):
         return step
 
     def _mixed(self, batch: dict[str, Any], context: Context) -> tuple[Tensor, Tensor, Target]:
-        image, label = batch["image"], batch["label"]
+        if batch.get("label") is None:
+            raise RectifyError("AdversarialTraining: the batch lacks `label`; use a data set with labels.")
+        image, label = batch["image"], batch["label"].long()
         if not self._range_checked:  # one host sync in a run
             self._range_checked = True
-            _check_range(image)
+            check_range("AdversarialTraining", image)
         plan = self.mixing.plan(image, context) if self.mixing else None
         if plan is None:
             return image, label, label
@@ -148,12 +151,14 @@ class AdversarialTraining(Objective):
             answer = implicit_term(parts.fit, lower, x, evidence.curvature, self.attack.barrier)
             answer = (weight * answer).sum() * scale
             loss = loss + (answer - answer.detach())  # a gradient without a value
-        terms["adversarial_accuracy"] = (seen.adversarial.argmax(1) == label).float().mean()
+        if attacked is not None:
+            terms["adversarial_accuracy"] = (seen.adversarial.argmax(1) == label).float().mean()
         if not isinstance(self.weighting, UniformWeights):
             terms["largest_weight"] = weight.max()
         if looked_at is not None:
             terms["clean_energy"] = -torch.logsumexp(looked_at, 1).mean()
-            terms["adversarial_energy"] = -torch.logsumexp(seen.adversarial, 1).mean()
+            if attacked is not None:
+                terms["adversarial_energy"] = -torch.logsumexp(seen.adversarial, 1).mean()
         logits = adversarial if clean is None else clean
         return Step(loss, logits, label, {name: value.detach() for name, value in terms.items()})
 
@@ -184,13 +189,3 @@ def _looked_at(clean: Tensor | None, adversarial: Tensor, evidence: Evidence | N
     if clean is not None:
         return clean.detach()
     return evidence.clean if evidence is not None else None
-
-
-def _check_range(image: Tensor) -> None:
-    """Raise RectifyError unless images lie in [0, 1] (one host sync)."""
-    low, high = float(image.min()), float(image.max())
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise RectifyError(
-            f"The images lie in [{low:.3g}, {high:.3g}], outside [0, 1], so eps has no meaning in pixels; leave the "
-            "normalisation to the first layer of the backbone (mean, std) and take it out of the data."
-        )

@@ -39,7 +39,10 @@ class FeatureSeparation(nn.Module):
         own = torch.arange(len(unit), device=unit.device) + sum(counts[: rank()])
         itself = torch.arange(len(others), device=unit.device) == own[:, None]
         # the lowest number and not -inf: a batch of one has nothing else in its denominator
-        similarity = (unit @ others.T / self.temperature).masked_fill(itself, torch.finfo(unit.dtype).min)
+        with torch.autocast(
+            unit.device.type, enabled=False
+        ):  # it would multiply in a type that cannot hold that number
+            similarity = (unit @ others.T / self.temperature).masked_fill(itself, torch.finfo(unit.dtype).min)
         log_share = similarity - torch.logsumexp(similarity, 1, keepdim=True)
         positive = (label[:, None] == other_label) & ~itself
         partners = positive.sum(1)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...collectives import gather_with_gradient, sum_over_ranks
 from ...errors import RectifyError
@@ -25,7 +25,8 @@ class KLDROWeights(Weighting):
         start, term: see Weighting.
 
     Raises:
-        RectifyError: r ≤ 0, η outside (0, 1], or class probabilities that do not sum to 1.
+        RectifyError: r ≤ 0, η outside (0, 1], class probabilities that are not above 0, do not sum to 1, or are not as
+            many as the network has classes.
     """
 
     log_average: Tensor
@@ -48,7 +49,11 @@ class KLDROWeights(Weighting):
         self.temperature, self.momentum = temperature, momentum
         self.prior = prior if isinstance(prior, Weighting) else None
         classes = None if prior is None or self.prior is not None else torch.tensor(list(prior))  # type: ignore[arg-type]
-        if classes is not None and (not bool((classes >= 0).all()) or abs(float(classes.sum()) - 1) > 1e-3):
+        if classes is not None and not bool((classes > 0).all()):
+            raise RectifyError(
+                f"KLDROWeights: prior holds {float(classes.min()):g}; the probability of each class must be above 0."
+            )
+        if classes is not None and abs(float(classes.sum()) - 1) > 1e-3:
             raise RectifyError(f"KLDROWeights: prior sums to {float(classes.sum()):g}; class probabilities sum to 1.")
         self.register_buffer("class_prior", classes, persistent=False)
         self.register_buffer("log_average", torch.zeros(()))
@@ -56,6 +61,18 @@ class KLDROWeights(Weighting):
         if self.prior is not None:
             self.needs_clean, self.least_steps = self.prior.needs_clean, self.prior.least_steps
         self.needs_label = classes is not None or (self.prior is not None and self.prior.needs_label)
+
+    def setup(self, backbone: nn.Module) -> None:
+        if self.prior is not None:
+            self.prior.setup(backbone)
+        self._check_classes(getattr(backbone, "classes", None))
+
+    def _check_classes(self, classes: int | None) -> None:
+        if self.class_prior is not None and classes is not None and len(self.class_prior) != classes:
+            raise RectifyError(
+                f"KLDROWeights: prior has {len(self.class_prior)} entries for {classes} classes; give the probability "
+                "of each class."
+            )
 
     def weigh(self, seen: Seen, update: bool) -> Tensor:
         heat = seen.loss / self.temperature
@@ -82,5 +99,6 @@ class KLDROWeights(Weighting):
         if self.prior is not None:
             return global_mean_one(self.prior(seen, update))
         if self.class_prior is not None:
+            self._check_classes(seen.adversarial.shape[1])
             return global_mean_one(self.class_prior.to(seen.loss.dtype)[seen.label])
         return None
