@@ -5,7 +5,10 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
+import numpy as np
+
 from ..errors import RectifyError
+from .manifest import CALIBRATION, SPLITS, Index
 
 
 class BadSamples:
@@ -64,3 +67,13 @@ class BadSamples:
             f"{bad} of {total} {self.what} are bad, more than data.max_bad_samples {self.share:g} allows; the last is "
             f"{key}: {reason}. Repair the shards or raise the share."
         )
+
+
+def usable_ids(index: Index, classes: int, bad: BadSamples) -> dict[str, np.ndarray]:
+    """Return the indices of each split without those whose label is missing or outside the classes."""
+    labels, keys = index.label, index.key
+    wrong = (labels < 0) | (labels >= classes)
+    for sample in np.flatnonzero(wrong):
+        what = "it has no label" if labels[sample] < 0 else f"its label {labels[sample]} is not below {classes}"
+        bad.add(str(keys[sample]), what, everywhere=True)
+    return {split: ids[~wrong[ids]] for split in (*SPLITS, CALIBRATION) for ids in [getattr(index, split)]}

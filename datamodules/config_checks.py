@@ -32,3 +32,10 @@ def check_stream_splits(present: Collection[str], stage: str | None, trainer: An
         why = f"{needed} is monitored" if needed else "validate needs a validation split"
         raise RectifyError(f"data.val_source is not set, but {why}; name the shards to validate on.")
     warnings.warn("data.val_source is not set: this stream has no validation split, so nothing is validated.")
+
+
+def check_needs_no_index(**settings: object) -> None:
+    """Refuse what chooses samples by their label, for streams."""
+    for key, value in settings.items():
+        if value is not None:
+            raise RectifyError(f"data.{key} needs the labels of all samples; streamed shards have no index, build one.")

@@ -4,30 +4,33 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pytorch_lightning as pl
-import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from .. import collectives
 from ..errors import RectifyError
 from ..randomness import global_seed
-from .augmentation import Augmentation, augmented
-from .bad_samples import BadSamples
+from .augmentation import Augmentation
+from .bad_samples import BadSamples, usable_ids
 from .balanced_classes import BalancedClasses
 from .balanced_loader import BalancedLoader
 from .build import build_shards
-from .config_checks import check_expected, check_stream_splits
+from .config_checks import check_expected, check_needs_no_index, check_stream_splits
+from .forget_retain import ForgetRetain
+from .imbalance import Imbalance
 from .known import check_built_from, is_stream, resolve
+from .label_noise import LabelNoise
 from .loader import EvaluationLoader, Standing, TrainingLoader
-from .manifest import CALIBRATION, SPLITS, Manifest, read_manifest, verify_shards
+from .manifest import CALIBRATION, Manifest, read_manifest, verify_shards
 from .reader import MemoryReader, ShardReader
 from .stream_loader import StreamEvaluationLoader, StreamTrainingLoader
 from .tar_stream import TarFormat, count_samples, expand_shards, is_local
+from .unlearning_loader import ForgetSchedule, TrainingStream
 
 AUTO_CACHE_BYTES = 2**30
 
 
-class ShardDataModule(pl.LightningDataModule):
+class ShardDataModule(ForgetRetain):
     """Classification data in shards.
 
     A batch is `{"image": (B, C, H, W) float in [0, 1], "label": (B,) int64, "index": (B,) int64}`.
@@ -44,7 +47,14 @@ class ShardDataModule(pl.LightningDataModule):
         cache: `memory` holds the images of each split as uint8, `none` reads them each time, `auto` holds up to 1 GiB.
         build: options of `build_shards` for a source that is built on first use (`source`, `root`, `format`, …).
         sampler: how training batches are drawn; by default each sample once an epoch.
-        drop_last: leave out the last, short batch of an epoch.
+        label_noise: gives a share of each class another label, after split and imbalance (`LabelNoise`).
+        imbalance: makes the training split imbalanced by true labels (`StepImbalance`, `LongTail`); others stay whole.
+        forget: a request to forget, or several: `class:3,5`, `fraction:0.1`, `stratified:0.1`, `index:FILE`, a file of
+            keys (`read_request`). Training batches are then those of `schedule`.
+        forget_seed: draws the shares of `forget`.
+        schedule: order of forget and retain samples; by default what the objective accepts first. `retain` gives the
+            plain batches of the retained samples, to train again without the others.
+        drop_last: leave out the last, short batch of an epoch; the last batch of forget samples always comes.
         max_bad_samples: share of samples (in streams also of shards) that may be unreadable before the run stops.
         val_source, test_source: brace patterns of the other splits, for streams.
         epoch_samples: samples of an epoch, for streams from other machines; local shards are counted.
@@ -69,6 +79,11 @@ class ShardDataModule(pl.LightningDataModule):
         cache: Literal["auto", "memory", "none"] = "auto",
         build: dict[str, Any] | None = None,
         sampler: BalancedClasses | None = None,
+        imbalance: Imbalance | None = None,
+        label_noise: LabelNoise | None = None,
+        forget: str | list[str] | None = None,
+        forget_seed: int = 0,
+        schedule: ForgetSchedule | None = None,
         drop_last: bool = True,
         max_bad_samples: float = 0.01,
         val_source: str | None = None,
@@ -92,18 +107,19 @@ class ShardDataModule(pl.LightningDataModule):
         self.max_bad_samples, self.sampler = max_bad_samples, sampler
         if sampler is not None:
             sampler.classes(batch_size)
-            if is_stream(source):
-                raise RectifyError(
-                    "data.sampler needs the labels of all samples; streamed shards have no index, build one."
-                )
+        if is_stream(source):
+            check_needs_no_index(sampler=sampler, imbalance=imbalance, label_noise=label_noise, forget=forget)
+        if sampler is not None and forget is not None and schedule != "retain":
+            raise RectifyError("data.sampler draws no forget batches; leave it out, or set data.schedule to retain.")
+        self.imbalance, self.forget, self.forget_seed, self.schedule = imbalance, forget, forget_seed, schedule
+        self.label_noise = label_noise
         self.patterns = {"train": source, "val": val_source, "test": test_source}
         self.epoch_samples, self.shuffle_buffer = epoch_samples, shuffle_buffer
         self.allow_pickle, self.allow_pipe, self.verify = allow_pickle, allow_pipe, verify
         self.streamed = is_stream(source)
         self.manifest: Manifest | None = None
         self.bad: BadSamples | None = None
-        self._views: Tensor | None = None
-        self._training: TrainingLoader | StreamTrainingLoader | None = None
+        self._training: TrainingStream | StreamTrainingLoader | None = None
         self._restored: dict[str, Any] | None = None
 
     # what the data are
@@ -129,11 +145,17 @@ class ShardDataModule(pl.LightningDataModule):
             check_stream_splits(self._shards, stage, self.trainer)
         if self.streamed or self.manifest is not None:
             return
-        folder, _ = resolve(self.source, self.build)
-        self.manifest, self.index = read_manifest(folder)
+        self.manifest, self.index = read_manifest(resolve(self.source, self.build)[0])
         check_expected(self.manifest, self.expected)
         self.bad = self._new_bad(self.manifest.samples)
-        self.ids = self._usable_ids()
+        self.ids = usable_ids(self.index, self.classes, self.bad)
+        if self.imbalance is not None:
+            self.ids["train"] = self.imbalance.keep(self.ids["train"], self.index.label)
+        if self.label_noise is not None:
+            self.index = self.label_noise.apply(self.index, self.ids, self.classes)
+        if self.imbalance is not None:
+            rank_zero_info(f"Training samples of each class: {self.class_counts}")
+        self._setup_forgetting(self.class_names, self.forget_seed)
         self._reader = ShardReader(self.manifest, self.index)
         self._readers: dict[str, ShardReader | MemoryReader] = {}
 
@@ -162,6 +184,14 @@ class ShardDataModule(pl.LightningDataModule):
         return list(map(str, range(self.classes))) if self.streamed else self._known().class_names
 
     @property
+    def class_counts(self) -> list[int] | None:
+        """Samples of each class in the training split, after `imbalance`; None for streams and before `setup`."""
+        if self.manifest is None:
+            return None
+        trained = self.retain_index if self.request is not None and self.schedule == "retain" else self.ids["train"]
+        return np.bincount(self.index.label[trained], minlength=self.classes).tolist()
+
+    @property
     def manifest_path(self) -> Path | None:
         """The manifest's file, for the record of a run; None for streams and before `setup`."""
         return None if self.manifest is None else self.manifest.folder / "manifest.json"
@@ -174,16 +204,6 @@ class ShardDataModule(pl.LightningDataModule):
         if self.manifest is None:
             raise RectifyError("The data are not set up yet; call prepare_data() and setup() first.")
         return self.manifest
-
-    def _usable_ids(self) -> dict[str, np.ndarray]:
-        """The indices of each split without those whose label is missing or outside the classes."""
-        labels, keys = self.index.label, self.index.key
-        wrong = (labels < 0) | (labels >= self.classes)
-        assert self.bad is not None
-        for index in np.flatnonzero(wrong):
-            what = "it has no label" if labels[index] < 0 else f"its label {labels[index]} is not below {self.classes}"
-            self.bad.add(str(keys[index]), what, everywhere=True)
-        return {split: ids[~wrong[ids]] for split in (*SPLITS, CALIBRATION) for ids in [getattr(self.index, split)]}
 
     def _reader_of(self, split: str) -> ShardReader | MemoryReader:
         if split not in self._readers:
@@ -208,7 +228,7 @@ class ShardDataModule(pl.LightningDataModule):
         common = {"labels": self.index.label, "keys": self.index.key, "bad": self.bad, "workers": workers}
         return {"reader": reader, "indices": self.ids[split], **common}
 
-    def train_dataloader(self) -> TrainingLoader | StreamTrainingLoader:
+    def train_dataloader(self) -> TrainingStream | StreamTrainingLoader:
         """Return a new loader of the training split: at the start of epoch 0, or where a restored run stood."""
         self._training = self._new_training_loader()
         if self._restored is not None:
@@ -227,21 +247,26 @@ class ShardDataModule(pl.LightningDataModule):
     @property
     def standing(self) -> Standing | None:
         """Where training stands in the data; None before it, and for streams."""
-        return self._training.standing() if isinstance(self._training, TrainingLoader) else None
+        return None if isinstance(self._training, StreamTrainingLoader | None) else self._training.standing()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict.get("training")
 
-    def _new_training_loader(self) -> TrainingLoader | StreamTrainingLoader:
+    def _new_training_loader(self) -> TrainingStream | StreamTrainingLoader:
         if self.streamed:
             samples = self.epoch_samples or self._samples["train"] or 0
             self.bad = self._new_bad(samples)
             more: dict[str, Any] = {"workers": self.workers, "buffer": self.shuffle_buffer, "seed": global_seed()}
             return StreamTrainingLoader(self._shards["train"], self._form, self.bad, self.batch_size, samples, **more)
         more = {"batch_size": self.batch_size, "seed": global_seed(), "on_resize": self._reload_next_epoch}
+        if self.request is not None and self.sampler is None:
+            return self._unlearning_stream(**more)
+        parts = self._parts("train")
+        if self.request is not None:
+            parts["indices"] = self.retain_index
         if self.sampler is not None:
-            return BalancedLoader(sampler=self.sampler, **self._parts("train"), **more)
-        return TrainingLoader(**self._parts("train"), **more, drop_last=self.drop_last)
+            return BalancedLoader(sampler=self.sampler, **parts, **more)
+        return TrainingLoader(**parts, **more, drop_last=self.drop_last)
 
     def val_dataloader(self) -> Any:
         return self._evaluation("val")
@@ -272,23 +297,3 @@ class ShardDataModule(pl.LightningDataModule):
         # Lightning takes the length of an epoch once; one resumed on another world size has a length of its own
         if self.trainer is not None:
             self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
-
-    # batches
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Keep the keys of the views on the CPU, where the augmentations draw."""
-        if not isinstance(batch, dict) or "image" not in batch:
-            return batch
-        batch = dict(batch)
-        self._views = batch.pop("view", None)
-        return batch
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment while training, then turn bytes into float in [0, 1]; on the device."""
-        if not isinstance(batch, dict) or "image" not in batch:
-            return batch
-        trainer, image = self.trainer, batch["image"]
-        if self._views is not None and trainer is not None and trainer.training:
-            objective = getattr(trainer.lightning_module, "objective", None)
-            image = augmented(image, self._views, self.augment, getattr(objective, "views", 1))
-        return {**batch, "image": image.float() / 255 if image.dtype == torch.uint8 else image}
