@@ -13,7 +13,7 @@ from ..errors import RectifyError
 from ..losses.empirical_risk import EmpiricalRisk
 from ..losses.objective import Objective
 from ..metrics import Deduplicator, NegativeLogLikelihood
-from .rectifier import Rectifier
+from .rectifier import Compile, Rectifier
 from .schedules import Schedule
 
 
@@ -30,7 +30,7 @@ class Classifier(Rectifier):
         objective: Objective | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule | LRSchedulerCallable | None = None,
-        compile: bool = False,
+        compile: Compile = False,
     ):
         super().__init__(backbone, objective or EmpiricalRisk(), optimizer, schedule, compile)
         self._seen = Deduplicator()

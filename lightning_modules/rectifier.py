@@ -1,7 +1,7 @@
 """What every LightningModule here shares: a backbone, an objective, the optimizer, and the terms in the log."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..backbones.backbone import Backbone, check_backbone
 from ..collectives import rank
 from ..errors import RectifyError
-from ..losses.objective import Context, Objective, Step
+from ..losses.objective import Context, Objective, Step, tell_class_counts
 from ..randomness import global_seed
 from ..strategies.fsdp2 import shard
 from ..strategies.guard import check
@@ -23,6 +23,7 @@ from .term_means import TermMeans
 from .timeline import Timeline
 
 CHECKPOINT_FORMAT = 1
+Compile = bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
 class Rectifier(LightningModule):
@@ -35,7 +36,8 @@ class Rectifier(LightningModule):
         objective: what is minimised.
         optimizer: a callable from parameters to an optimizer (in YAML a class_path without `params`).
         schedule: one of our schedules (by share of training, every step), or any of torch (every epoch).
-        compile: compile the backbone's forward with `torch.compile`, in place, so that checkpoint keys stay the same.
+        compile: compile the backbone's forward with `torch.compile`, in place, so that checkpoint keys stay the same; a
+            name is a mode of it (`reduce-overhead` records CUDA graphs). Attacks run through it too.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class Rectifier(LightningModule):
         objective: Objective,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule | LRSchedulerCallable | None = None,
-        compile: bool = False,
+        compile: Compile = False,
     ):
         super().__init__()
         check_backbone(backbone)
@@ -66,9 +68,10 @@ class Rectifier(LightningModule):
         if self._prepared:
             return
         self._prepared = True
+        tell_class_counts(self.objective, getattr(getattr(self.trainer, "datamodule", None), "class_counts", None))
         self.objective.setup(self.backbone)
         if self._compile:
-            self.backbone.compile()
+            self.backbone.compile(mode=None if self._compile is True else self._compile)
         check(self.trainer, self)
 
     def configure_model(self) -> None:

@@ -13,7 +13,7 @@ from ..losses.objective import Objective
 from ..metrics import Deduplicator, EmbeddingCollector, RetrievalEvaluation
 from ..metrics.operating_point import threshold_at_far
 from ..metrics.operating_point_inconsistency import check_range
-from .rectifier import Rectifier
+from .rectifier import Compile, Rectifier
 from .schedules import Schedule
 
 CALIBRATION_LOADER = 1
@@ -49,7 +49,7 @@ class Retriever(Rectifier):
         objective: Objective,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule | LRSchedulerCallable | None = None,
-        compile: bool = False,
+        compile: Compile = False,
         calibrate_far: float = 0.05,
         far: tuple[float, float] = (0.01, 0.1),
         recall_at: tuple[int, ...] = (1, 2, 4, 8),
@@ -66,6 +66,20 @@ class Retriever(Rectifier):
         self.calibrate_far = calibrate_far
         self._options = {"far": (far[0], far[1]), "ks": tuple(recall_at), "gallery_share": gallery_share}
         self._clear()
+
+    def setup(self, stage: str) -> None:
+        width, classes = getattr(self.backbone, "classes", None), getattr(self._data(), "classes", None)
+        embeds = any(callable(getattr(part, "of_embeddings", None)) for part in self.objective.modules())
+        if not embeds and isinstance(width, int) and isinstance(classes, int) and classes > width:
+            name = type(self.objective).__name__
+            raise RectifyError(
+                f"model.objective: {name} classifies, and the embedding of {width} numbers cannot be the logits of "
+                f"{classes} classes; use MetricLearning, or set backbone classes: ${{data.classes}}."
+            )
+        super().setup(stage)
+
+    def _data(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
 
     def embed(self, image: Tensor) -> Tensor:
         """Return unit vectors (B, D) in float32."""
