@@ -11,9 +11,9 @@ _noted: set[int] = set()
 
 
 def watch_start_up(arguments: Collection[str]) -> None:
-    """Note warnings from now on, if this is a fit that may be requeued: what they do by default is to kill."""
+    """Note warnings from now on, if this trains and may be requeued: what they do by default is to kill."""
     preemptible = "SLURM_JOB_ID" in os.environ or any("preemption" in argument.lower() for argument in arguments)
-    if "fit" in arguments and preemptible:
+    if {"fit", "unlearn"}.intersection(arguments) and preemptible:
         for signum in WARNINGS:
             watch(signum)
 

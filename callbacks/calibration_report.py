@@ -18,10 +18,11 @@ Stage = Literal["val", "test"]
 class CalibrationReport(FigureMoments):
     """Log calibration and draw a reliability diagram, synchronised over ranks.
 
-    Logs, for `val` and `test`: `{stage}/ece_top_label_l1`, `{stage}/ece_class_wise_l1`, `{stage}/signed_gap` (mean
-    confidence minus accuracy), `{stage}/nll` and `{stage}/brier` (in [0, 2]); with several loaders each but the first
-    adds `/dataloader_<i>`. The diagram is drawn from the reduced sums, so it shows what is logged. Its key is
-    `{stage}/reliability`.
+    Logs every score of `CalibrationSums` under `{stage}/`, for `val` and `test`: top-label calibration errors (binned
+    with a bootstrap interval, debiased, equal-mass, smooth, KS), class-wise error, signed gap, over- and
+    under-confidence, NLL, the Brier score and its parts, AURC and E-AURC, and N and the bins behind them
+    (docs/log_keys.md has the table); with several loaders each but the first adds `/dataloader_<i>`. The diagram is
+    drawn from the reduced sums, so it shows what is logged. Its key is `{stage}/reliability`.
 
     It reads `logits` and `label` of the evaluation step's output, taken as they are (our `Classifier` returns each
     sample once). In a module whose steps return no logits it calls `pl_module(image)` itself, and counts each sample
@@ -113,5 +114,5 @@ class CalibrationReport(FigureMoments):
                 key = f"{stage}/reliability{tail}"
                 epoch, step = self._moment(trainer)
                 where = f"{stage}{tail}, epoch {epoch}, step {step}"
-                log_figure(trainer, key, draw_reliability(result.reliability, where), step)
+                log_figure(trainer, key, draw_reliability(result.reliability, where, result.scores), step)
         self._clear()

@@ -87,7 +87,12 @@ class EMA(Callback):
         if self._average is None or not self._updates():
             return  # before the first update the average is the initial weights
         current, average = self._backbone(pl_module).state_dict(), self._average.module.state_dict()
+        swapped: set[int] = set()
         for name, value in current.items():
+            if value.data_ptr() in swapped:
+                continue  # a tied weight under its second name
+            if value.numel():
+                swapped.add(value.data_ptr())
             kept = value.clone()
             value.copy_(average[name])
             average[name].copy_(kept)

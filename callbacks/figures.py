@@ -71,3 +71,11 @@ def _show(logger: Any, key: str, pixels: np.ndarray, step: int) -> None:
         experiment.add_image(key, pixels, step, dataformats="HWC")
     elif hasattr(experiment, "log_image") and hasattr(logger, "run_id"):  # MLflow
         experiment.log_image(logger.run_id, pixels, artifact_file=f"figures/{safe_name(key)}/step_{step:08d}.png")
+
+
+def short_name(name: str, length: int) -> str:
+    """Return a class name of at most `length` characters: its first word and as much of its end as fits."""
+    if len(name) <= length:
+        return name
+    start = name.split()[0][: length // 2]
+    return f"{start}…{name[len(name) - (length - len(start) - 1) :].lstrip()}"

@@ -22,6 +22,12 @@ class Panel:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def spread(self, most: int) -> "Panel":
+        """At most `most` samples from everywhere in the panel, which is sorted by class."""
+        count = min(most, len(self))
+        at = torch.arange(count) * len(self) // max(1, count)
+        return Panel([self.ids[place] for place in at.tolist()], self.labels[at], self.images[at])
+
 
 class PanelChoice:
     """Choose a panel while a loader runs by, holding fewer than twice its samples.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..metrics.retrieval import neighbours
 from ..metrics.retrieval_evaluation import RetrievalEvaluation
-from .figures import new_figure
+from .figures import new_figure, short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,5 +89,5 @@ def worst_queries_figure(worst: WorstQueries, images: np.ndarray, names: list[li
             colour = "#222222" if column == 0 else "#2a7f4f" if right else "#c8553d"
             axes.spines[:].set(color=colour, linewidth=2.2)
             text = "query" if column == 0 else f"{float(worst.cosine[row, column - 1]):.3f}"
-            axes.set_title(f"{names[row][column][:9]}  {text}", fontsize=6.5, pad=2.5, color=colour)
+            axes.set_title(f"{short_name(names[row][column], 10)}  {text}", fontsize=6.5, pad=2.5, color=colour)
     return figure

@@ -1,79 +1,117 @@
 """An observer: where the network sees its evidence, on the same images in every epoch."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..attribution import grad_cam, input_gradient, last_spatial_layer
-from ..collectives import gather_rows, rank, world_size
-from ..errors import RectifyError, did_you_mean
-from ..frozen import frozen_eval
+from ..attribution.aggregation import aggregate_maps
+from ..attribution.layers import last_spatial_layer, spatial_layers
+from ..attribution.map_numbers import map_drift, map_statistics
+from ..attribution.methods import METHODS, saliency_method
+from ..errors import RectifyError
+from ..strategies.guard import SPLIT_WEIGHTS, kind
 from .batches import image_batch
-from .figure_moments import FigureMoments
+from .figure_moments import FigureMoments, _is_last_validation
 from .figures import log_figure
 from .panel import Panel, PanelChoice
-from .saliency_figure import MapRow, draw_saliency
+from .panel_study import Row, panel_curves, panel_maps, panel_sensitivity, rows_of, scaled_maps, weights_dtype
+from .saliency_figure import MapRow, draw_aggregate, draw_saliency, usual_scale
+from .saliency_text import _captions, log_descriptions
 
-Method = Callable[[nn.Module, Tensor, Tensor, str], Tensor]
-METHODS: dict[str, Method] = {
-    "input_gradient": lambda model, images, target, layer: input_gradient(model, images, target),
-    "grad_cam": grad_cam,
-}
-NEED_LAYER = {"grad_cam"}
-CHUNK = 16
-HEADROOM = 4.0
+MOST_LAYERS = 8
+STEPS = 8
 
 
 class SaliencyMaps(FigureMoments):
-    """Draw what a fixed panel of validation images is recognised by, under the key `val/saliency`.
+    """Draw what a fixed panel of validation images is recognised by, and log how the maps move over epochs.
 
     The panel is chosen once, by a hash of the samples' ids and stratified by class, while the first validation epoch
     runs by; it is the same for any batch size and number of processes, and is kept in the checkpoint. The maps explain
-    the label. Every rank computes a share of the panel (so parameters may be sharded), rank 0 draws.
-    Each method has one colour scale, fixed at a reference epoch with room for four times its values, so that epochs can
-    be compared; the picture says how many pixels are above it.
+    the label and, where it is another class, the prediction. Every rank computes a share of the panel (so parameters
+    may be sharded), rank 0 draws. Each method at each layer has one colour scale, fixed at a reference epoch with room
+    for four times its values, so that epochs can be compared; the picture says how many pixels are above it.
+
+    Draws `val/saliency`, with a sentence a map beside it, and `val/saliency_aggregate`, the mean maps of
+    `aggregate` images, balanced by class and chosen by a hash like the panel, from the surest to the least sure. Logs
+    under `val/saliency/`, as means over the panel:
+
+    - `<method>/mass`, `<method>/entropy`, `<method>/gini`, and `<method>/drift` from the drawing before;
+    - `class_sensitivity/<layer>`: rank correlation of the maps of two classes, 1 if a layer's map ignores the class;
+    - `<method>/insertion`, `<method>/deletion` and those of a random order, normalised by confidence;
+    - `cost`: seconds spent here over those of the epoch so far.
 
     Training with it is bit-identical to training without it: modes, `.grad`, hooks, buffers and random state are left
     as they were. Maps are computed in the weights' own precision, without autocast.
 
     Args:
         samples: images in the panel.
-        methods: among `input_gradient` and `grad_cam`.
-        layer: the layer for Grad-CAM by name (`layer3`); by default the last one with a spatial output.
+        methods: names of methods (see the page), or a mapping from names to epochs between their maps; in a list,
+            methods of many passes are computed every `thorough_every_n_epochs`.
+        layer: the layers for methods that read one, by name (`layer3`); by default the last one with a spatial output.
         every_n_epochs: epochs between drawings; the first and the last validation are drawn in any case.
         reference_epoch: the first drawing from this epoch on fixes the colour scales; by default a quarter of
             `max_epochs`, because gradients grow most at the start. Earlier drawings each have their own.
+        thorough_every_n_epochs: epochs between insertion and deletion and pictures of mean maps, 0 for none.
+        aggregate: validation images in the picture of mean maps, 0 for none.
 
     Raises:
-        RectifyError: before training, on a run without validation; at the first validation batch, if the network or
-            the batches cannot be explained.
+        RectifyError: before training, on a run without validation or a strategy that splits weights a method needs
+            whole; at the first validation batch, if the network or the batches cannot be explained.
     """
 
     def __init__(
         self,
         samples: int = 16,
-        methods: tuple[str, ...] = ("input_gradient", "grad_cam"),
-        layer: str | None = None,
+        methods: tuple[str, ...] | dict[str, int] = ("input_gradient", "grad_cam"),
+        layer: str | tuple[str, ...] | None = None,
         every_n_epochs: int = 1,
         reference_epoch: int | None = None,
+        thorough_every_n_epochs: int = 5,
+        aggregate: int = 256,
     ):
         for key, value in (("samples", samples), ("every_n_epochs", every_n_epochs), ("methods", len(methods))):
             if value < 1:
                 raise RectifyError(f"SaliencyMaps: {key} must be at least 1, got {value}.")
-        for method in methods:
-            if method not in METHODS:
-                raise RectifyError(f"SaliencyMaps: methods has no {method!r}.{did_you_mean(method, METHODS)}")
+        for key, value in (("thorough_every_n_epochs", thorough_every_n_epochs), ("aggregate", aggregate)):
+            if value < 0:
+                raise RectifyError(f"SaliencyMaps: {key} must be 0 or more, got {value}.")
         super().__init__(every_n_epochs)
+        slow = max(1, thorough_every_n_epochs)
+        self.periods: dict[str, int] = {}
+        for name in methods:
+            costly = saliency_method(name, "SaliencyMaps").passes > 128
+            self.periods[name] = methods[name] if isinstance(methods, Mapping) else slow if costly else 1
+            if self.periods[name] < 1:
+                raise RectifyError(f"SaliencyMaps: methods has {name}: {self.periods[name]}; give epochs from 1 on.")
         self.samples, self.methods, self.layer = samples, tuple(methods), layer
         self.every_n_epochs, self.reference_epoch = every_n_epochs, reference_epoch
+        self.thorough_every_n_epochs, self.aggregate = thorough_every_n_epochs, aggregate
         self.panel: Panel | None = None
-        self.scales: dict[str, tuple[float, int]] = {}  # method -> (brightest value, the epoch that fixed it)
+        self.scales: dict[str, tuple[float, int]] = {}  # method@layer -> (strongest value, the epoch that fixed it)
         self._choice: PanelChoice | None = None
-        self._layer: str | None = None
+        self._stream: PanelChoice | None = None
+        self._rows: list[Row] | None = None
+        self._now: list[Row] = []
+        self._layers: list[str] = []
+        self._thorough = self._drawn = False
+        self._last: dict[str, int] = {}  # method or "thorough" -> epoch of its last turn
+        self._before: dict[str, Tensor] = {}  # maps of the last drawing, scaled to 1, for the drift
+        self._seconds = 0.0
+        self._epoch_began: float | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        split = kind(trainer.strategy)
+        whole = [name for name in self.methods if METHODS[name].whole_weights]
+        if split in SPLIT_WEIGHTS and whole:
+            raise RectifyError(
+                f"SaliencyMaps: {', '.join(whole)} moves weights, of which {split} holds only a part on each rank; "
+                "take it out of methods, or use ddp."
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.enable_validation:
@@ -82,10 +120,20 @@ class SaliencyMaps(FigureMoments):
                 "give it a validation loader or remove the callback."
             )
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_began = time.perf_counter()
+        self._seconds = 0.0
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._choice = None
-        if self.panel is None and not trainer.sanity_checking:
+        self._choice = self._stream = None
+        if trainer.sanity_checking:
+            return
+        if self.panel is None:
             self._choice = PanelChoice(self.samples)
+        self._drawn = self._due(trainer)
+        self._thorough = self._drawn and self._turn(trainer, "thorough", self.thorough_every_n_epochs)
+        if self._thorough and self.aggregate:
+            self._stream = PanelChoice(self.aggregate)
 
     def on_validation_batch_end(
         self,
@@ -98,78 +146,151 @@ class SaliencyMaps(FigureMoments):
     ) -> None:
         if dataloader_idx:
             return
-        if self._layer is None:
+        began = time.perf_counter()
+        if self._rows is None:
             self._try(pl_module, batch)
-        if self._choice is not None:
-            self._choice.add(image_batch(batch, "SaliencyMaps"))
+        for choice in (self._choice, self._stream):
+            if choice is not None:
+                choice.add(image_batch(batch, "SaliencyMaps"))
+        self._seconds += time.perf_counter() - began
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
+        began = time.perf_counter()
         if self._choice is not None:
             self.panel, self._choice = self._choice.choose(pl_module.device), None
-        if self.panel is None or not self._due(trainer):
+        if self.panel is None or not self._drawn or self._rows is None:
             return
-        maps, logits = self._explain(pl_module, self.panel)
-        rows = [self._row(name, maps[name], self._fixes(trainer)) for name in self.methods]
-        if trainer.is_global_zero:
-            captions = _captions(self.panel, logits, getattr(getattr(trainer, "datamodule", None), "class_names", None))
-            epoch, step = self._moment(trainer)
-            title = f"saliency of the label, epoch {epoch}, step {step}"
-            figure = draw_saliency(self.panel.images, captions, rows, title)
-            log_figure(trainer, "val/saliency", figure, step)
+        due = {name for name in self.methods if self._turn(trainer, name, self.periods[name])}
+        self._now = [row for row in self._rows if row.method in due]
+        self._study(trainer, pl_module, self.panel)
+        self._seconds += time.perf_counter() - began
+        if trainer.state.fn == "fit" and self._epoch_began is not None:
+            share = self._seconds / max(1e-9, time.perf_counter() - self._epoch_began)
+            self._log(trainer, pl_module, {"cost": share})
 
     def state_dict(self) -> dict[str, Any]:
         panel = self.panel and {"ids": self.panel.ids, "labels": self.panel.labels, "images": self.panel.images}
         scales = {name: list(scale) for name, scale in self.scales.items()}
-        return {"panel": panel, "scales": scales, "last_drawn": self._last_drawn}
+        moments = {"last_drawn": self._last_drawn, "last": dict(self._last), "before": dict(self._before)}
+        return {"panel": panel, "scales": scales, **moments}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.panel = Panel(**state_dict["panel"]) if state_dict["panel"] else None
         self.scales = {name: (float(value), int(epoch)) for name, (value, epoch) in state_dict["scales"].items()}
         self._last_drawn = state_dict.get("last_drawn")
+        self._last, self._before = dict(state_dict.get("last", {})), dict(state_dict.get("before", {}))
 
-    def _try(self, pl_module: LightningModule, batch: Any) -> None:
-        """Find the layer and explain one image: what cannot work shall fail at the first batch, not after an epoch."""
-        found = image_batch(batch, "SaliencyMaps")
-        image = found.image[:1].to(_dtype(pl_module)) if found.image.is_floating_point() else found.image[:1]
-        layer = self.layer
-        if layer is None and NEED_LAYER & set(self.methods):
-            layer = last_spatial_layer(pl_module, image)
-            if layer is None:
-                raise RectifyError(
-                    f"SaliencyMaps: {type(pl_module).__name__} has no layer with a spatial output (B, C, h, w), "
-                    "which Grad-CAM needs; set methods: [input_gradient]."
-                )
-        self._layer = layer or ""
-        for method in self.methods:
-            METHODS[method](pl_module, image, found.label[:1], self._layer)
+    def _study(self, trainer: Trainer, pl_module: LightningModule, panel: Panel) -> None:
+        """Compute on all ranks, log, and draw on rank 0."""
+        maps, logits = self._explain(pl_module, panel)
+        prediction = logits.argmax(1)
+        others: dict[str, Tensor] = {}
+        cheap = [row for row in self._now if row.cheap]
+        if bool((prediction != panel.labels).any()):
+            others = panel_maps(pl_module, panel, cheap, prediction)
+        scores, drifts = self._curves(pl_module, panel, maps)
+        self._log(trainer, pl_module, scores)
+        stream = None if self._stream is None else self._stream.choose(pl_module.device)
+        self._stream = None
+        whole = {} if stream is None or not cheap else panel_maps(pl_module, stream, cheap, stream.labels, True)
+        rows = [self._row(row, maps[row.key], self._fixes(trainer)) for row in self._now]
+        epoch, step = self._moment(trainer)
+        if trainer.is_global_zero:
+            names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+            captions = _captions(panel, logits, names)
+            wrong = (prediction != panel.labels).view(-1, 1, 1)
+            for row in cheap if others else []:
+                scale, reference = self.scales.get(row.scale_key, (usual_scale(maps[row.key]), None))
+                shown = torch.where(wrong, others[row.key], torch.full_like(others[row.key], torch.nan))
+                signed = METHODS[row.method].signed
+                rows.append(MapRow(row.title, shown, scale, reference, signed, "of the prediction"))
+            title = f"saliency of the label, epoch {epoch}, step {step}"
+            log_figure(trainer, "val/saliency", draw_saliency(panel.images, captions, rows, title), step)
+            log_descriptions(trainer, "val/saliency", step, panel, captions, maps, self._before, drifts)
+            if whole and stream is not None:
+                probability = whole.pop("logits").softmax(1).gather(1, stream.labels[:, None]).squeeze(1)
+                bins = {
+                    row.title: (aggregate_maps(whole[row.key], probability), METHODS[row.method].signed)
+                    for row in cheap
+                }
+                title = f"mean saliency of {len(stream)} images, epoch {epoch}, step {step}"
+                log_figure(trainer, "val/saliency_aggregate", draw_aggregate(bins, title, "p of the label"), step)
+        self._before |= {key: scaled_maps(values) for key, values in maps.items()}
 
     def _explain(self, pl_module: LightningModule, panel: Panel) -> tuple[dict[str, Tensor], Tensor]:
         """Return the maps (n, H, W) of each method and the logits (n, K), on the CPU, the same on every rank."""
-        share = -(-len(panel) // world_size())  # equal on all ranks, wrapping around: sharded weights need equal passes
-        mine = (torch.arange(share) + rank() * share) % len(panel)
-        parts: dict[str, list[Tensor]] = {name: [] for name in ("logits", *self.methods)}
-        for places in mine.split(CHUNK):
-            images = panel.images[places].to(pl_module.device, _dtype(pl_module))
-            target = panel.labels[places].to(pl_module.device)
-            with frozen_eval(pl_module):
-                parts["logits"].append(pl_module(images).float())
-            for method in self.methods:
-                parts[method].append(METHODS[method](pl_module, images, target, self._layer or "").float())
-        whole = {name: torch.cat(gather_rows(torch.cat(part)))[: len(panel)].cpu() for name, part in parts.items()}
+        whole = panel_maps(pl_module, panel, self._now, panel.labels, with_logits=True)
         return whole, whole.pop("logits")
 
-    def _row(self, method: str, maps: Tensor, fix: int | None) -> MapRow:
-        name = method.replace("_", " ").replace("grad cam", "Grad-CAM")
-        if method in self.scales:
-            return MapRow(name, maps, *self.scales[method])
-        usual = float(np.quantile(maps.numpy(), 0.995))  # torch.quantile takes 16 million values at most
-        scale = HEADROOM * usual if usual > 0 else 1.0
-        if fix is None or usual == 0:  # maps that are all zero fix nothing
-            return MapRow(name, maps, scale)
-        self.scales[method] = scale, fix
-        return MapRow(name, maps, scale, fix)
+    def _curves(
+        self, pl_module: LightningModule, panel: Panel, maps: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """What is logged, by key below `val/saliency/`, and the drift of each map."""
+        scores: dict[str, float] = {}
+        drifts: dict[str, Tensor] = {}
+        for key, values in maps.items():
+            scores |= {f"{key}/{name}": float(value.mean()) for name, value in map_statistics(values).items()}
+            if key in self._before and self._before[key].shape == values.shape:
+                drifts[key] = map_drift(scaled_maps(values), self._before[key])
+                scores[f"{key}/drift"] = float(drifts[key].mean())
+        if self._layers:
+            for layer, value in panel_sensitivity(pl_module, panel, self._layers).items():
+                scores[f"class_sensitivity/{layer.removeprefix('backbone.').replace('.', '_')}"] = value
+        if self._thorough:
+            for key, curves in panel_curves(pl_module, panel, maps, STEPS).items():
+                scores[f"{key}/insertion"] = curves.normalised_insertion
+                scores[f"{key}/deletion"] = curves.normalised_deletion
+        return scores, drifts
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule, scores: dict[str, float]) -> None:
+        # equal on all ranks already; sync_dist only keeps Lightning from warning that it might not be
+        logged = {f"val/saliency/{name}": value for name, value in scores.items()}
+        pl_module.log_dict(logged, sync_dist=trainer.world_size > 1, rank_zero_only=False)
+
+    def _try(self, pl_module: LightningModule, batch: Any) -> None:
+        """Find the layers and explain one image: what cannot work shall fail at the first batch, not after an epoch."""
+        found = image_batch(batch, "SaliencyMaps")
+        image = found.image[:1].to(weights_dtype(pl_module)) if found.image.is_floating_point() else found.image[:1]
+        layers = [self.layer] if isinstance(self.layer, str) else list(self.layer or ())
+        if not layers and any(METHODS[method].needs_layer for method in self.methods):
+            layer = last_spatial_layer(pl_module, image)
+            if layer is None:
+                free = [name for name in self.methods if not METHODS[name].needs_layer] or ["input_gradient"]
+                raise RectifyError(
+                    f"SaliencyMaps: {type(pl_module).__name__} has no layer with a spatial output (B, C, h, w), "
+                    f"which Grad-CAM and its like need; set methods: [{', '.join(free)}], or name a layer of tokens "
+                    "(such as layer: model.blocks.11.norm1)."
+                )
+            layers = [layer]
+        rows = rows_of(self.methods, layers)
+        for row in rows:
+            if row.cheap:
+                row.explain(pl_module, image, found.label[:1])
+        stages = spatial_layers(pl_module, image)
+        self._layers = stages[:: -(-len(stages) // MOST_LAYERS)] if stages else []
+        self._rows = rows
+
+    def _turn(self, trainer: Trainer, name: str, every: int) -> bool:
+        """Whether a part of the drawing has its turn; if so, this counts as its last one."""
+        if trainer.state.fn != "fit" or not every:
+            return bool(every)
+        epoch, last = trainer.current_epoch, self._last.get(name)
+        if last is not None and 0 < epoch - last < every and not _is_last_validation(trainer):
+            return False
+        self._last[name] = epoch
+        return True
+
+    def _row(self, row: Row, maps: Tensor, fix: int | None) -> MapRow:
+        signed = METHODS[row.method].signed
+        if row.scale_key in self.scales:
+            return MapRow(row.title, maps, *self.scales[row.scale_key], signed)
+        scale = usual_scale(maps)
+        if fix is None or not maps.any():  # maps that are all zero fix nothing
+            return MapRow(row.title, maps, scale, None, signed)
+        self.scales[row.scale_key] = scale, fix
+        return MapRow(row.title, maps, scale, fix, signed)
 
     def _fixes(self, trainer: Trainer) -> int | None:
         """The current epoch if it is the one to fix the scales, or later."""
@@ -177,19 +298,3 @@ class SaliencyMaps(FigureMoments):
         if reference is None:
             reference = max(trainer.max_epochs or 0, 0) // 4
         return trainer.current_epoch if trainer.state.fn == "fit" and trainer.current_epoch >= reference else None
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    """The type of the weights: bf16-true networks want bf16 images."""
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-
-
-def _captions(panel: Panel, logits: Tensor, names: list[str] | None) -> list[tuple[str, str, bool]]:
-    def name(label: int) -> str:
-        return str(names[label])[:16] if names is not None and label < len(names) else str(label)
-
-    confidence, prediction = logits.softmax(1).max(1)
-    return [
-        (name(label), f"{name(guess)} {sure:.2f}", guess == label)
-        for label, guess, sure in zip(panel.labels.tolist(), prediction.tolist(), confidence.tolist(), strict=True)
-    ]

@@ -10,6 +10,7 @@ from ..collectives import rank, world_size
 from ..errors import RectifyError
 from ..metrics import Deduplicator, EmbeddingCollector, RetrievalEvaluation
 from ..metrics.operating_point import class_rates, threshold_at_far
+from ..metrics.operating_point_noise import opis_noise_floor
 from .batches import forward_logits, image_batch
 from .class_rates_table import ClassRow, write_class_rates
 from .figure_moments import FigureMoments
@@ -25,9 +26,10 @@ class ThresholdConsistency(FigureMoments):
 
     Logs `val/opis_at_recall` for checkpoints to minimise: OPIS where Recall@1 reaches `recall_floor`, and 1 plus what
     is missing to it where it does not. OPIS is at most 0.25, so an epoch above the floor always beats one below. In a
-    test with classes to calibrate on it logs `test/worst_class_far` and `test/worst_class_frr`, the means over the
-    worst 10 % of classes at the fitted threshold, and writes every class's rates to
-    `<run>/tables/test_class_rates.csv`.
+    test it logs `test/opis_noise_floor`, the OPIS that classes of these sizes would show if they were all alike
+    (`opis_noise_floor`, an upper bound in the mean of 20 draws). With classes to calibrate on it logs
+    `test/worst_class_far` and `test/worst_class_frr`, the means over the worst 10 % of classes at the fitted threshold,
+    and writes every class's rates to `<run>/tables/test_class_rates.csv`.
 
     Draws `{stage}/det`, `{stage}/class_utility`, `{stage}/worst_queries` (if the data module has `images`) and, at a
     fitted threshold, `{stage}/class_rates`.
@@ -136,6 +138,9 @@ class ThresholdConsistency(FigureMoments):
             evaluated = evaluation.histogram.positives > 0
             rates = class_rates(evaluation.histogram.only(evaluated), threshold)
             scores |= {"worst_class_far": _worst(rates.far), "worst_class_frr": _worst(rates.frr)}
+        if stage == "test":
+            floor = opis_noise_floor(evaluation.histogram, evaluation.far, evaluation.c)
+            scores["opis_noise_floor"] = float(floor.mean())
         # equal on all ranks already; sync_dist only keeps Lightning from warning that it might not be
         logged = {f"{stage}/{name}": value for name, value in scores.items()}
         pl_module.log_dict(logged, sync_dist=trainer.world_size > 1, rank_zero_only=False)

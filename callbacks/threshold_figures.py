@@ -10,7 +10,7 @@ import torch
 
 from ..metrics.operating_point import ClassRates, det
 from ..metrics.retrieval_evaluation import RetrievalEvaluation
-from .figures import new_figure
+from .figures import new_figure, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,14 +118,16 @@ def class_rates_figure(
     axes.axvline(calibrate_far, color=ACCENT, linewidth=1, label=f"FAR {calibrate_far:.0%}, fitted on calibration")
     axes.plot(max(overall[0], floor), overall[1], "P", color=ACCENT, markeredgecolor="white", markersize=11, zorder=5,
               label="all pairs", linestyle="none")  # fmt: skip
-    for shown in dict.fromkeys([int(far.argmax()), *frr.argsort()[-3:][::-1].tolist()]):
-        right = far[shown] > 0.02
+    worst = dict.fromkeys([*frr.argsort()[-4:].tolist(), int(far.argmax())])
+    height = np.inf
+    for shown in sorted(worst, key=lambda place: -frr[place]):  # names in a column, from the top, none over another
+        height = min(frr[shown], height - 0.05)
         axes.annotate(
-            names[shown][:22], (max(far[shown], floor), frr[shown]), fontsize=7, color=INK,
-            xytext=(-4 if right else 4, 3), textcoords="offset points", ha="right" if right else "left",
-            annotation_clip=False,
+            short_name(names[shown], 20), (max(far[shown], floor), frr[shown]), xytext=(0.3, height), fontsize=7,
+            color=INK, va="center", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.4, "shrinkA": 2, "shrinkB": 3},
         )  # fmt: skip
-    axes.set(xscale="log", xlim=(floor, 1), ylim=(-0.02, 1.04))
+    axes.set(xscale="log", xlim=(floor, 1), ylim=(-0.06, 1.04))
     axes.set(
         xlabel=f"false accept rate of the class (below {floor:g} drawn there)", ylabel="false reject rate of the class"
     )
