@@ -19,19 +19,26 @@ from ..callbacks._warning_signal import hand_back
 from ..datamodules import ShardDataModule
 from ..errors import RectifyError
 from ..strategies import AtomicCheckpoint
+from .calibrate_command import calibrate_command
+from .explain_command import explain_command
 from .monitors import KnownMonitors
 from .parser import ShortErrorParser
 from .predictions import write_predictions
 from .provenance import Provenance, mark_finished
 from .results_table import print_results
+from .retrain import Retraining
 from .run_folder import LATEST, RunFolder, choose_run_folder
 from .starting_weights import backbone_weights, check_fit, load_starting_weights, read_checkpoint
+from .trainer import RectifyTrainer
+from .tuning import Tuning
+from .unlearn import UnlearningRun
 
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
+OWN_SUBCOMMANDS = ("unlearn", "explain", "calibrate")
+SUBCOMMANDS = ("fit", "validate", "test", "predict", *OWN_SUBCOMMANDS)
 
 
 class RectifyCLI(LightningCLI):
-    """`fit`, `validate`, `test` and `predict` for a module (`choose_module`) on a ShardDataModule."""
+    """The subcommands for a module (`choose_module`) on a ShardDataModule."""
 
     def __init__(self, args: list[str], module: type[LightningModule]):
         self.run: RunFolder | None = None
@@ -50,6 +57,7 @@ class RectifyCLI(LightningCLI):
         super().__init__(
             self.module,
             ShardDataModule,
+            trainer_class=RectifyTrainer,
             args=args,
             parser_class=ShortErrorParser,
             parser_kwargs={**mode, **{command: dict(mode) for command in SUBCOMMANDS}},
@@ -63,6 +71,10 @@ class RectifyCLI(LightningCLI):
             auto_configure_optimizers=False,  # the optimizer is built after the strategy has sharded the parameters
             load_from_checkpoint_support=False,  # hyper-parameters in a checkpoint would beat the command line
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {**LightningCLI.subcommands(), **{name: {"model", "datamodule"} for name in OWN_SUBCOMMANDS}}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # the parent warns that sys.argv is not empty; it stays as it was typed because DDP relaunches from it
@@ -107,6 +119,8 @@ class RectifyCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         name = self._get(self.config, "name") or self._default_name()
         resume = self._get(self.config, "ckpt_path")
+        if self.subcommand == "unlearn" and not self._get(self.config, "init_from"):
+            raise RectifyError("unlearn: there is no model that could forget; give its checkpoint as --init_from.")
         if self.subcommand != "fit" and not resume and not self._get(self.config, "init_from"):
             raise RectifyError(f"{self.subcommand}: the weights are untrained; give --ckpt_path or --init_from.")
         self.run = choose_run_folder(Path(self._get(self.config, "runs_dir")), name, resume)
@@ -157,6 +171,29 @@ class RectifyCLI(LightningCLI):
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_folder / "checkpoints")
         return trainer
+
+    def before_unlearn(self) -> None:
+        self.before_fit()
+
+    def unlearn(self, **kwargs: Any) -> None:
+        """Forget, save the unlearned model and report on it (`RectifyTrainer.unlearn` describes the options)."""
+        start = str(self._get(self.config, "init_from"))
+        retraining = None
+        if kwargs["retrain"]:
+            retraining = Retraining(start, kwargs["retrain_config"], kwargs["retrain_seeds"])
+        tuning, rates, densities = None, kwargs["tune_lr"], kwargs["tune_density"]
+        if rates or densities:
+            settings = self._get(self.config_init, "trainer")
+            tuning = Tuning(rates, densities, settings, self.trainer.callbacks)  # type: ignore[attr-defined]
+        UnlearningRun(self, start, retraining, tuning)(kwargs["ckpt_path"], kwargs["weights_only"])
+
+    def explain(self, **kwargs: Any) -> None:
+        """Study the model by its saliency maps (`RectifyTrainer.explain` describes the options)."""
+        explain_command(self, **_options(kwargs))
+
+    def calibrate(self, **kwargs: Any) -> None:
+        """Fit post-hoc maps and save a calibrated checkpoint (`RectifyTrainer.calibrate` describes the options)."""
+        calibrate_command(self, **_options(kwargs))
 
     def before_fit(self) -> None:
         rank_zero_info(f"Run folder: {self.run_folder}")
@@ -210,20 +247,26 @@ class RectifyCLI(LightningCLI):
             print_results(results[0], kwargs.get("ckpt_path"))
 
     def _default_name(self) -> str:
-        objective = self._get(self.config, "model").get("objective")
+        model = self._get(self.config, "model")
+        objective = model.get("method") or model.get("objective")
         title = objective.class_path.rpartition(".")[2] if objective else "EmpiricalRisk"
         return f"{Path(self._get(self.config, 'data').source).stem}-{title}"
 
     def _load_weights(self) -> None:
         start, resume = self._get(self.config, "init_from"), self._get(self.config, "ckpt_path")
         if start:
-            if resume:
+            if resume and self.subcommand != "unlearn":  # which compares with the original at the end
                 raise RectifyError("--init_from starts a new training and --ckpt_path resumes one; give one of them.")
             averaged = load_starting_weights(self.model.backbone, start, self._get(self.config, "replace_head"))
             rank_zero_info(f"Started from {start}" + (" (its moving average of weights)" if averaged else ""))
         if resume and not Path(resume).is_dir():
             weights, _ = backbone_weights(read_checkpoint(resume, "--ckpt_path"), "--ckpt_path")
             check_fit(self.model.backbone, weights, f"--ckpt_path {resume}")
+
+
+def _options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a subcommand takes beyond what the command line holds already."""
+    return {name: value for name, value in arguments.items() if name not in ("model", "datamodule", "weights_only")}
 
 
 def _has_progress_bar(callbacks: Any) -> bool:

@@ -18,7 +18,9 @@ DEFAULT = "Classifier"
 
 
 def choose_module(arguments: list[str], allowed: list[str]) -> type[LightningModule]:
-    """Return the class that the last `--module NAME` or `module: NAME` of the configs names; Classifier by default.
+    """Return the class that the last `--module NAME` or `module: NAME` of the configs names.
+
+    By default an Unlearner for the command unlearn, and a Classifier for the others.
 
     Args:
         arguments: the command line, config names resolved to paths.
@@ -61,7 +63,8 @@ def _named(arguments: list[str]) -> str:
         elif key == "--module" and equals:
             name = value
         flag = argument
-    return name
+    # a classifier forgets as an Unlearner, also where the config of its training names it
+    return "Unlearner" if name == DEFAULT and arguments[:1] == ["unlearn"] else name
 
 
 def _in_file(path: str) -> str | None:

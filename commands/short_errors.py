@@ -31,11 +31,12 @@ def short_error(message: str, options: Iterable[str], arguments: list[str]) -> s
     if denied := re.search(r"Importing '([^']+)' is not allowed", message):
         return f"{key}: {denied[1]} may not be named in a config.{_allow_hint(denied[1])}"
     if unknown := re.search(r"dot import path string: (\S+)", message):
-        return f"{key}: {unknown[1]!r} is no known class.{did_you_mean(unknown[1], _known_classes())}"
+        place = _place_of_class(key, unknown[1], arguments)
+        return f"{place}: {unknown[1]!r} is no known class.{did_you_mean(unknown[1], _known_classes())}"
     if required := re.search(r"arguments are required: (.+)", message):
         return _missing([name.strip() for name in required[1].split(",")], arguments)
     if 'expected "subcommand"' in message:
-        return "A subcommand must be given: fit, validate, test or predict, as in `fit -c quickstart`."
+        return "A subcommand must be given: fit, validate, test, predict or unlearn, as in `fit -c quickstart`."
     return _wrong_value(key, message, arguments)
 
 
@@ -58,6 +59,20 @@ def _chosen_classes(arguments: list[str]) -> Iterator[tuple[str, str]]:
         name = given if equals else value
         if option.startswith("--") and re.fullmatch(r"[\w.]*[A-Z]\w*", name):
             yield option.removeprefix("--").removesuffix(".class_path"), name
+
+
+def _place_of_class(key: str, class_path: str, arguments: list[str]) -> str:
+    """The whole path of a key that is given this class; jsonargparse names only its last part."""
+    if not key or "." in key:
+        return key
+    options = (option for option, name in _chosen_classes(arguments) if name == class_path)
+    filed = (
+        f"{path}.init_args.{key}"
+        for config in reversed(_configs(arguments))
+        for path, node in _classes_in(config, "")
+        if _named(node["init_args"].get(key)) == class_path
+    )
+    return next((path for path in (*options, *filed) if path.rpartition(".")[2] == key), key)
 
 
 def _wrong_value(key: str, message: str, arguments: list[str]) -> str:
@@ -92,9 +107,7 @@ def _unknown_init_argument(name: str, arguments: list[str]) -> str:
 
 def _mentions(name: str, arguments: list[str]) -> Iterator[tuple[str, str | None]]:
     """Yield (key path, class path beside it) for each place in the command line or its files that sets `name`."""
-    files = [file for flag, file in pairwise(arguments) if flag in ("-c", "--config")]
-    files += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
-    configs = [_read(file) for file in files]
+    configs = _configs(arguments)
     for argument in arguments:
         if (match := re.match(r"--([\w.]+)", argument)) and match[1].rpartition(".")[2] == name:
             owner = match[1].rpartition(".")[0].removesuffix(".init_args")
@@ -102,25 +115,40 @@ def _mentions(name: str, arguments: list[str]) -> Iterator[tuple[str, str | None
             filed = [found for config in reversed(configs) if (found := _class_at(config, owner))]
             yield match[1], next(iter([*chosen, *filed]), None)
     for config in reversed(configs):
-        yield from _walk(config, name, "")
+        for path, node in _classes_in(config, ""):
+            if name in node["init_args"]:
+                yield f"{path}.init_args.{name}", node.get("class_path")
 
 
-def _walk(node: Any, name: str, path: str) -> Iterator[tuple[str, str | None]]:
+def _configs(arguments: list[str]) -> list[Any]:
+    """The files of the command line, in their order."""
+    files = [file for flag, file in pairwise(arguments) if flag in ("-c", "--config")]
+    files += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
+    return [_read(file) for file in files]
+
+
+def _classes_in(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each place that gives `init_args`, with its path."""
     if isinstance(node, list):
         for position, item in enumerate(node):
-            yield from _walk(item, name, f"{path}[{position}]")
+            yield from _classes_in(item, f"{path}[{position}]")
     if isinstance(node, dict):
-        init_args = node.get("init_args")
-        if isinstance(init_args, dict) and name in init_args:
-            yield f"{path}.init_args.{name}", node.get("class_path")
+        if isinstance(node.get("init_args"), dict):
+            yield path, node
         for key, item in node.items():
-            yield from _walk(item, name, f"{path}.{key}".lstrip("."))
+            yield from _classes_in(item, f"{path}.{key}".lstrip("."))
 
 
 def _class_at(config: Any, path: str) -> str | None:
     for part in path.split("."):
         config = config.get(part) if isinstance(config, dict) else None
-    return config.get("class_path") if isinstance(config, dict) else config if isinstance(config, str) else None
+    return _named(config)
+
+
+def _named(value: Any) -> str | None:
+    """The class a value chooses, written short or with `class_path`."""
+    value = value.get("class_path") if isinstance(value, dict) else value
+    return value if isinstance(value, str) else None
 
 
 def _read(file: str) -> Any:

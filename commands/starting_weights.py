@@ -26,19 +26,24 @@ def read_checkpoint(path: str | Path, key: str) -> dict[str, Any]:
         )
     if not path.is_file():
         raise RectifyError(f"{key}: {path} does not exist; give the file of a checkpoint.")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise RectifyError(f"{key}: {path} is no checkpoint of tensors and plain values; it was not opened.") from error
+    if not isinstance(checkpoint, dict):
+        raise RectifyError(f"{key}: {path} holds a {type(checkpoint).__name__}; give a checkpoint or a state_dict.")
+    return checkpoint
 
 
 def backbone_weights(checkpoint: dict[str, Any], key: str) -> tuple[dict[str, Tensor], bool]:
     """Return the backbone's weights in a Lightning checkpoint or plain state dict, and whether they are averaged."""
     state = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(state, dict):
+        raise RectifyError(f"{key}: the checkpoint holds no weights; its state_dict is {type(state).__name__}.")
     inside = {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
     weights = inside or {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not weights:
