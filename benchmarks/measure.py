@@ -7,11 +7,12 @@ their ratio means something where a time alone does not.
 import contextlib
 import ctypes
 import json
+import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -66,6 +67,14 @@ def interleaved(
             if turn >= warmup:
                 seconds[name].append((time.perf_counter() - start) / calls)
     return {name: Timing(values) for name, values in seconds.items()}
+
+
+def interval(values: Sequence[float], digits: int = 5) -> dict[str, float]:
+    """Mean and the half-width of its 95 % Student interval; two values or more."""
+    from scipy.stats import t as student
+
+    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return {"mean": round(statistics.fmean(values), digits), "half_interval": round(float(half), digits)}
 
 
 def keep_freed_memory() -> None:

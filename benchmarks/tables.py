@@ -16,9 +16,11 @@ MARKER = "<!-- tables: written by tables.py -->\n"
 
 def cell(value: Any) -> str:
     if isinstance(value, dict) and set(value) == {"mean", "half_interval"}:
-        return f"{value['mean']:g} ± {value['half_interval']:g}"
+        return f"{value['mean']:.4g} ± {value['half_interval']:.2g}"
     if isinstance(value, float):
         return f"{value:,.4g}"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"{len(value)}, each in the result file"
     if isinstance(value, list):
         return (
             " x ".join(map(str, value)) if all(isinstance(item, int) for item in value) else ", ".join(map(str, value))
