@@ -174,12 +174,19 @@ def test_nfgsm_equals_its_two_lines():
 
 def test_batch_statistics_are_those_of_the_attacked_batch():
     backbone, (image, label) = net(), batch()
-    train = copy.deepcopy(backbone).train()
+    train = copy.deepcopy(backbone)  # with the batch norms of layer2 frozen, as the user left them
     for module in train.modules():
         if isinstance(module, nn.Dropout):
             module.eval()
     result = PGD(EPS, steps=1, start="none", batch_statistics=True)(backbone, image, label)
     torch.testing.assert_close(result.evidence.logits, train(image).detach())
+    train.eval()
+    again = PGD(EPS, steps=1, start="none", batch_statistics=True)(train, image, label)  # nothing trains: all of them
+    everything = train.train()
+    for module in everything.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    torch.testing.assert_close(again.evidence.logits, everything(image).detach())
 
 
 class Linear(nn.Module):
@@ -343,6 +350,8 @@ def test_a_soft_target_is_attacked_too():
         (lambda: NFGSM(8), "NFGSM: eps is 8"),
         (lambda: LogBarrier(8), "LogBarrier: eps is 8"),
         (lambda: PGD(step_size=0), "step_size is 0, so nothing would move"),
+        (lambda: PGD(step_size=2.0), "step_size is 2.0, longer than the ball of eps 8/255 is wide.*eps/4"),
+        (lambda: LogBarrier(0.1, 0.26), "step_size is 0.26, longer"),
         (lambda: PGD(steps=0), "steps is 0"),
         (lambda: PGD(start="none", restarts=2), "restarts is 2 with start none"),
         (lambda: PGD(norm="l1"), "norm is 'l1'; choose linf or l2"),
@@ -369,6 +378,30 @@ def test_no_gradients_and_no_labels():
         PGD()(backbone, image, None)
     with torch.no_grad():
         assert not torch.equal(PGD()(backbone, image, label).image, image)
+
+
+def test_the_common_rule_of_step_sizes_holds_for_one_step():
+    image, label = batch()
+    x = PGD(EPS, 2.5 * EPS, 1)(net(), image, label, generator=generator()).image
+    assert float((x.double() - image.double()).abs().max()) <= EPS
+
+
+def test_labels_of_any_integer_type_and_from_inference_mode():
+    backbone, (image, label) = net(), batch()
+    expected = PGD(steps=2)(backbone, image, label, generator=generator())
+    with torch.inference_mode():
+        made = label * 1
+    for other in (made, label.int(), label.to(torch.uint8)):
+        found = PGD(steps=2)(backbone, image, other, generator=generator())
+        assert torch.equal(found.image, expected.image)
+        assert torch.equal(found.evidence.survived, expected.evidence.survived)
+
+
+@pytest.mark.parametrize("moved", [lambda x: x * 4 - 2, lambda x: x * 255, lambda x: x / 0])
+def test_images_outside_the_unit_range(moved):
+    image, label = batch()
+    with pytest.raises(RectifyError, match=r"PGD: the images lie in .* outside \[0, 1\]"):
+        PGD(steps=1)(net(), moved(image), label)
 
 
 def test_no_value_is_read_back_to_the_host():

@@ -22,8 +22,10 @@ found = {}
 for kind in ("dicts", "tuples"):
     torch.manual_seed(5)
     look = Recording(samples=13)
-    trainer(f"{sys.argv[1]}/{kind}", look, **two).validate(Foreign(), Data(dicts=kind == "dicts"), verbose=False)
-    found[kind] = {"ids": look.panel.ids, "images": look.panel.images, **look.maps}
+    run = trainer(f"{sys.argv[1]}/{kind}", look, **two)
+    run.validate(Foreign(), Data(dicts=kind == "dicts"), verbose=False)
+    logged = {key: float(value) for key, value in run.callback_metrics.items()}
+    found[kind] = {"ids": look.panel.ids, "images": look.panel.images, "logged": logged, **look.maps}
 
 found["losses"] = []
 for callbacks in ([], [SaliencyMaps()]):

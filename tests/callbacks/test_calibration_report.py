@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from foreign import IMAGES, LABELS, Data, Foreign, WithOutputs, trainer
@@ -9,6 +10,7 @@ from PIL import Image
 from processes import run_ranks
 
 from lightning_rectify.callbacks import CalibrationReport
+from lightning_rectify.callbacks.reliability_figure import consistency_band
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.metrics import CalibrationSums
 
@@ -142,3 +144,13 @@ def test_two_processes_with_padding_log_what_one_logs(ranks):
         assert report["metrics"] == pytest.approx(expected(net), rel=1e-5)
         assert report["warnings"] == []
     assert [path.name for path in folder.rglob("*.png")] == ["step_00000000.png"]
+
+
+def test_the_consistency_band_is_the_binomial_interval():
+    from scipy.stats import binom
+
+    confidence, count = np.array([0.1, 0.5, 0.93, 0.999999, 1.0]), np.array([3, 50, 1000, 7, 20])
+    low, high = consistency_band(confidence, count)
+    inside = np.clip(confidence, 1e-9, 1 - 1e-9)
+    np.testing.assert_allclose(low, binom.ppf(0.025, count, inside) / count)
+    np.testing.assert_allclose(high, binom.ppf(0.975, count, inside) / count)

@@ -36,9 +36,16 @@ class Recorder(Classifier):
         return super().validation_step(batch, batch_idx)
 
 
-def fit(folder, epochs=2, resume=None, decay=0.8):
+def tied(backbone):
+    backbone.layer1[0].conv2.weight = backbone.layer1[0].conv1.weight
+    return backbone
+
+
+def fit(folder, epochs=2, resume=None, decay=0.8, prepare=lambda backbone: backbone):
     torch.manual_seed(0)
-    module = Recorder(ResNet(3, channels=1, width=8), optimizer=lambda p: torch.optim.SGD(p, 0.05, momentum=0.9))
+    module = Recorder(
+        prepare(ResNet(3, channels=1, width=8)), optimizer=lambda p: torch.optim.SGD(p, 0.05, momentum=0.9)
+    )
     module.after_step = []
     save = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, monitor=None)
     trainer = Trainer(
@@ -55,6 +62,16 @@ def average(weights, decay=0.8):
     for weight in weights[1:]:
         value = decay * value + (1 - decay) * weight
     return value
+
+
+def test_a_tied_weight_is_averaged_too(tmp_path):
+    module = fit(tmp_path, prepare=tied)
+    saved = torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)
+    names = [f"backbone.layer1.0.conv{place}.weight" for place in (1, 2)]
+    one, other = (saved["state_dict"][name] for name in names)
+    kept = module.backbone.layer1[0]
+    assert torch.equal(one, other) and torch.equal(one, kept.conv1.weight) and kept.conv1.weight is kept.conv2.weight
+    assert not torch.equal(one, saved["raw_backbone"]["layer1.0.conv1.weight"])
 
 
 def test_average_is_the_recursion_and_what_is_validated_saved_and_kept(tmp_path):

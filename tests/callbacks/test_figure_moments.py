@@ -17,8 +17,8 @@ def maps(every):
 
 
 def drawn(folder):
-    """The epochs of the figures; with one step an epoch epoch e is validated after step e + 1."""
-    return sorted(int(path.stem.removeprefix("step_")) - 1 for path in folder.rglob("val_*/*.png"))
+    """The epochs with figures; with one step an epoch epoch e is validated after step e + 1."""
+    return sorted({int(path.stem.removeprefix("step_")) - 1 for path in folder.rglob("val_*/*.png")})
 
 
 @pytest.mark.parametrize("build", [report, maps])
@@ -76,11 +76,13 @@ def checkpoints(tmp_path_factory):
 
 def test_figures_of_a_checkpoint_say_its_epoch_and_step(tmp_path, monkeypatch, checkpoints):
     titles = []
-    for name in ("calibration_report.draw_reliability", "saliency_maps.draw_saliency"):
+    for name, place in (("calibration_report.draw_reliability", 1), ("saliency_maps.draw_saliency", -1)):
         path = f"lightning_rectify.callbacks.{name}"
         module, _, function = path.rpartition(".")
         original = getattr(__import__(module, fromlist=[function]), function)
-        monkeypatch.setattr(path, lambda *args, original=original: (titles.append(args[-1]), original(*args))[1])
+        monkeypatch.setattr(
+            path, lambda *args, original=original, place=place: (titles.append(args[place]), original(*args))[1]
+        )
     run = trainer(tmp_path, CalibrationReport(), SaliencyMaps(samples=2))
     for epoch, steps in ((0, 8), (1, 16)):
         path = str(checkpoints / f"epoch={epoch}.ckpt")

@@ -7,7 +7,7 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_rectify.callbacks import figure_path, log_figure, new_figure
+from lightning_rectify.callbacks import figure_path, log_figure, new_figure, short_name
 from lightning_rectify.errors import RectifyError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -65,3 +65,16 @@ def test_a_file_in_the_place_of_the_folder_is_one_sentence(tmp_path):
     (tmp_path / "figures").write_text("in the way")
     with pytest.raises(RectifyError, match="cannot be written"):
         log_figure(trainer(tmp_path), "key", PICTURE, 0)
+
+
+@pytest.mark.parametrize(
+    "name, length, shown",
+    [
+        ("cat", 5, "cat"),
+        ("Q LATIN CAPITAL LETTER Q", 10, "Q…LETTER Q"),
+        ("GEORGIAN LETTER JHAN", 10, "GEORG…JHAN"),
+        ("abcdefghij", 10, "abcdefghij"),
+    ],
+)
+def test_a_long_name_keeps_its_beginning_and_its_end(name, length, shown):
+    assert short_name(name, length) == shown and len(shown) <= length

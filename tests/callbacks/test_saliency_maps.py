@@ -12,8 +12,18 @@ from processes import run_ranks
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
-from lightning_rectify.attribution import grad_cam, input_gradient
-from lightning_rectify.callbacks import SaliencyMaps
+from lightning_rectify.attribution import (
+    aggregate_maps,
+    class_sensitivity,
+    grad_cam,
+    input_gradient,
+    insertion_deletion,
+    map_drift,
+    map_statistics,
+    random_maps,
+    saliency_method,
+)
+from lightning_rectify.callbacks import SaliencyMaps, scaled_maps
 from lightning_rectify.errors import RectifyError
 
 
@@ -27,10 +37,13 @@ def state(net):
     return {name: value.clone() for name, value in net.state_dict().items()}
 
 
-@pytest.mark.parametrize("dicts", [True, False])
-def test_training_is_bit_identical_with_and_without_it(tmp_path, dicts):
+EVERY = ("integrated_gradients", "smooth_grad", "norm_grad", "meta_norm_grad", "norm_grad_combined", "rise", "sobol")
+
+
+@pytest.mark.parametrize(("dicts", "options"), [(True, {}), (False, {"samples": 3, "methods": EVERY})])
+def test_training_is_bit_identical_with_and_without_it(tmp_path, dicts, options):
     losses, weights, random = [], [], []
-    for callbacks in ([], [SaliencyMaps()]):
+    for callbacks in ([], [SaliencyMaps(**options)]):
         torch.manual_seed(1)
         net = Foreign()
         net.net[3].bias.requires_grad_(False)
@@ -43,7 +56,7 @@ def test_training_is_bit_identical_with_and_without_it(tmp_path, dicts):
     assert losses[0] == losses[1]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert torch.equal(random[0], random[1])
-    assert len(list(tmp_path.rglob("*.png"))) == 4
+    assert len(list(tmp_path.glob("figures/val_saliency/*.png"))) == 4
 
 
 def test_maps_are_those_of_the_plain_functions(tmp_path):
@@ -59,7 +72,8 @@ def test_maps_are_those_of_the_plain_functions(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(look.logits, net.eval()(images))
     assert not look.scales  # validation on its own fixes nothing
-    assert [path.name for path in (tmp_path / "figures" / "val_saliency").iterdir()] == ["step_00000000.png"]
+    drawn = sorted(path.name for path in (tmp_path / "figures" / "val_saliency").iterdir())
+    assert drawn == ["step_00000000.png", "step_00000000.txt"]
 
 
 def test_panel_and_scales_survive_a_checkpoint(tmp_path):
@@ -72,16 +86,120 @@ def test_panel_and_scales_survive_a_checkpoint(tmp_path):
     again = Recording(samples=8)
     resumed = trainer(tmp_path, again, save, enable_checkpointing=True, max_epochs=3)
     # other validation data: the stored panel is drawn all the same
-    resumed.fit(Foreign(), Data(val=(1301, 1400)), ckpt_path=save.last_model_path, weights_only=True)
+    last = save.last_model_path
+    saved = torch.load(last, weights_only=True)["callbacks"]
+    resumed.fit(Foreign(), Data(val=(1301, 1400)), ckpt_path=last, weights_only=True)
     assert again.panel.ids == look.panel.ids
     assert torch.equal(again.panel.images, look.panel.images)
     assert again.scales == look.scales
     assert set(again.maps) == {"input_gradient", "grad_cam"}
+    (state,) = (part for key, part in saved.items() if "SaliencyMaps" in key or "Recording" in key)
+    assert set(state["before"]) == {"input_gradient", "grad_cam"}
+    # the drift is from the maps of the last drawing before the resume
+    drift = map_drift(scaled_maps(again.maps["grad_cam"]), state["before"]["grad_cam"]).mean()
+    assert resumed.callback_metrics["val/saliency/grad_cam/drift"] == pytest.approx(drift.item())
+
+
+def test_the_curves_are_those_of_the_plain_functions(tmp_path):
+    net, look = Foreign(), Recording(samples=9)
+    run = trainer(tmp_path, look)
+    run.validate(net, Data(), verbose=False)
+    logged = {key.removeprefix("val/saliency/"): float(value) for key, value in run.callback_metrics.items()}
+    images, labels = look.panel.images, look.panel.labels
+    expected = {}
+    for key, maps in {"input_gradient": input_gradient(net, images, labels),
+                      "grad_cam": grad_cam(net, images, labels, "net.5")}.items():  # fmt: skip
+        expected |= {f"{key}/{name}": float(value.mean()) for name, value in map_statistics(maps).items()}
+        curves = insertion_deletion(net, images, labels, maps, 8)
+        expected |= {f"{key}/insertion": curves.normalised_insertion, f"{key}/deletion": curves.normalised_deletion}
+    chance = insertion_deletion(net, images, labels, random_maps(images), 8)
+    expected |= {"random/insertion": chance.normalised_insertion, "random/deletion": chance.normalised_deletion}
+    for layer, value in class_sensitivity(net, images, ["net.0", "net.3"]).items():
+        expected[f"class_sensitivity/{layer.replace('.', '_')}"] = float(value.mean())
+    assert logged == pytest.approx(expected, abs=1e-5, nan_ok=True)
+
+
+def test_each_method_has_its_own_schedule_and_each_layer_its_own_scale(tmp_path):
+    seen = []
+
+    class Seen(Recording):
+        def _explain(self, pl_module, panel):
+            found = super()._explain(pl_module, panel)
+            seen.append(sorted(found[0]))
+            return found
+
+    methods = {"norm_grad": 1, "smooth_grad": 2}
+    look = Seen(samples=4, methods=methods, layer=["net.0", "net.3"], reference_epoch=0, thorough_every_n_epochs=0)
+    run = trainer(tmp_path, look, max_epochs=4)
+    run.fit(Foreign(), Data(train=32))
+    often = ["norm_grad@net.0", "norm_grad@net.3"]
+    assert seen == [[*often, "smooth_grad"], often, [*often, "smooth_grad"], [*often, "smooth_grad"]]
+    assert set(look.scales) == {*often, "smooth_grad"}
+    assert not any("insertion" in key for key in run.callback_metrics)
+    assert 0 < run.callback_metrics["val/saliency/cost"] < 1
+    assert {"val/saliency/smooth_grad/drift", "val/saliency/norm_grad@net.3/gini"} <= set(run.callback_metrics)
+
+
+def test_the_prediction_is_explained_where_it_is_wrong_and_every_map_has_a_sentence(tmp_path, monkeypatch):
+    from lightning_rectify.callbacks import saliency_maps
+
+    drawn = {}
+    plain = saliency_maps.draw_saliency
+
+    def draw(images, captions, rows, title):
+        drawn.update({(row.name, row.of): row for row in rows})
+        return plain(images, captions, rows, title)
+
+    monkeypatch.setattr(saliency_maps, "draw_saliency", draw)
+    net, look = Foreign(), Recording(samples=6, methods=["linear_approximation", "input_gradient"])
+    trainer(tmp_path, look).validate(net, Data(), verbose=False)
+    names = ("linear approximation", "input gradient")
+    assert list(drawn) == [(name, of) for of in ("", "of the prediction") for name in names]
+    prediction = look.logits.argmax(1)
+    wrong = prediction != look.panel.labels
+    assert wrong.any()
+    shown = drawn["input gradient", "of the prediction"].maps
+    torch.testing.assert_close(shown[wrong], input_gradient(net, look.panel.images, prediction)[wrong])
+    assert shown[~wrong].isnan().all()
+    assert drawn["linear approximation", ""].signed and drawn["linear approximation", "of the prediction"].signed
+    lines = next(tmp_path.rglob("*.txt")).read_text().splitlines()
+    assert len(lines) == 12
+    assert all("half in the" in line or "zero everywhere" in line for line in lines)
+
+
+def test_the_picture_of_the_whole_data_holds_the_mean_maps_of_its_bins(tmp_path, monkeypatch):
+    from lightning_rectify.callbacks import saliency_maps
+
+    drawn = {}
+    plain = saliency_maps.draw_aggregate
+    monkeypatch.setattr(saliency_maps, "draw_aggregate", lambda bins, *rest: drawn.update(bins) or plain(bins, *rest))
+    net = Foreign()
+    look = SaliencyMaps(samples=2, methods=["input_gradient"], aggregate=500)  # more than there are
+    trainer(tmp_path, look).validate(net, Data(), verbose=False)
+    images, labels = IMAGES[1000:1301], LABELS[1000:1301]
+    with torch.no_grad():
+        p = net.eval()(images).softmax(1).gather(1, labels[:, None]).squeeze(1)
+    expected = aggregate_maps(input_gradient(net, images, labels), p)
+    bins, signed = drawn["input gradient"]
+    # a class gives no more than its even share of the panel
+    assert not signed and sum(bins.counts) == 301
+    torch.testing.assert_close(bins.maps, expected.maps)
+    assert len(list(tmp_path.glob("figures/val_saliency_aggregate/*.png"))) == 1
+
+
+@pytest.mark.parametrize("name", ["rise", "sobol", "var_grad", "meta_norm_grad", "norm_grad_combined"])
+def test_every_method_gives_maps_that_do_not_depend_on_the_batch(name):
+    net, method = Foreign(), saliency_method(name)
+    images, labels = IMAGES[:3], LABELS[:3]
+    whole = method.explain(net, images, labels, "net.5")
+    assert whole.shape == (3, 8, 8) and (method.signed or whole.min() >= 0)
+    torch.testing.assert_close(method.explain(net, images[1:2], labels[1:2], "net.5"), whole[1:2])
 
 
 def test_drawn_every_n_epochs_after_the_optimizer_step(tmp_path):
     trainer(tmp_path, SaliencyMaps(samples=4, every_n_epochs=2), max_epochs=3).fit(Foreign(), Data(train=32))
-    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["step_00000001.png", "step_00000003.png"]
+    drawn = sorted(path.name for path in tmp_path.glob("figures/val_saliency/*.png"))
+    assert drawn == ["step_00000001.png", "step_00000003.png"]
 
 
 def test_the_scale_is_fixed_so_that_epochs_compare(tmp_path):
@@ -91,7 +209,7 @@ def test_the_scale_is_fixed_so_that_epochs_compare(tmp_path):
     net = Foreign()
     run.fit(net, Data())
     scale, epoch = look.scales["input_gradient"]
-    assert epoch == 0
+    assert epoch == 0 and set(look.scales) == {"input_gradient"}
     assert scale == pytest.approx(4 * np.quantile(look.maps["input_gradient"].numpy(), 0.995))
     run.fit_loop.max_epochs = 2
     run.fit(net, Data())
@@ -209,6 +327,9 @@ def test_a_run_without_validation_is_refused(tmp_path):
         ({"every_n_epochs": 0}, "every_n_epochs must be"),
         ({"methods": []}, "methods must be"),
         ({"methods": ["gradcam"]}, "Did you mean grad_cam"),
+        ({"methods": {"rise": 0}}, "rise: 0; give epochs from 1 on"),
+        ({"aggregate": -1}, "aggregate must be 0 or more"),
+        ({"thorough_every_n_epochs": -1}, "thorough_every_n_epochs must be"),
     ],
 )
 def test_bad_options_are_one_sentence(options, words):
@@ -227,19 +348,44 @@ def test_two_processes_choose_and_draw_what_one_does(ranks, kind, tmp_path):
     folder, reports = ranks
     torch.manual_seed(5)
     look = Recording(samples=13)
-    trainer(tmp_path, look).validate(Foreign(), Data(dicts=kind == "dicts"), verbose=False)
+    run = trainer(tmp_path, look)
+    run.validate(Foreign(), Data(dicts=kind == "dicts"), verbose=False)
+    mine = {key: float(value) for key, value in run.callback_metrics.items()}
+    assert len(mine) == 14
     for report in (found[kind] for found in reports):
         assert report["ids"] == look.panel.ids
         assert report["images"] == look.panel.images.tolist()
         torch.testing.assert_close(torch.tensor(report["grad_cam"]), look.maps["grad_cam"])
         torch.testing.assert_close(torch.tensor(report["input_gradient"]), look.maps["input_gradient"])
-    pictures = list((folder / kind).rglob("*.png"))
-    assert len(pictures) == 1
-    mine = next(tmp_path.rglob("*.png"))
-    assert np.array_equal(np.asarray(Image.open(pictures[0])), np.asarray(Image.open(mine)))
+        assert report["logged"] == pytest.approx(mine, abs=1e-5, nan_ok=True)
+    for key in ("val_saliency", "val_saliency_aggregate"):
+        (theirs,), (alone,) = (list(place.glob(f"figures/{key}/*.png")) for place in (folder / kind, tmp_path))
+        assert np.array_equal(np.asarray(Image.open(theirs)), np.asarray(Image.open(alone)))
+    (theirs,), (alone,) = (list(place.rglob("*.txt")) for place in (folder / kind, tmp_path))
+    assert theirs.read_text() == alone.read_text()
 
 
 def test_training_in_two_processes_is_bit_identical_with_and_without_it(ranks):
     for report in ranks[1]:
         assert report["losses"][0] == report["losses"][1]
         assert len(report["losses"][0]) == 8
+
+
+def test_under_split_weights_the_maps_are_those_of_the_whole_network(tmp_path):
+    for report in run_ranks(Path(__file__).with_name("ranks_saliency_split.py"), str(tmp_path)):
+        for found in report.values():
+            assert max(found["away"].values()) < 1e-4, found["away"]
+            assert "val/saliency/class_sensitivity/layer3" in found["logged"]
+            assert "val/saliency/norm_grad_combined/insertion" in found["logged"]
+
+
+def test_a_layer_without_any_map_has_no_class_sensitivity():
+    from lightning_rectify.callbacks.panel import Panel
+    from lightning_rectify.callbacks.panel_study import panel_sensitivity
+
+    net = Foreign()
+    panel = Panel(list(range(6)), LABELS[:6], IMAGES[:6])
+    assert set(panel_sensitivity(net, panel, ["net.0", "net.3"])) == {"net.0", "net.3"}
+    torch.nn.init.zeros_(net.net[0].weight)
+    torch.nn.init.zeros_(net.net[0].bias)
+    assert "net.0" not in panel_sensitivity(net, panel, ["net.0", "net.3"])

@@ -14,7 +14,7 @@ from lightning_rectify.datamodules import ShardDataModule
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.lightning_modules import Retriever
 from lightning_rectify.losses import MetricLearning, SmoothAP
-from lightning_rectify.metrics import EmbeddingCollector
+from lightning_rectify.metrics import EmbeddingCollector, opis_noise_floor
 
 OPTIONS = {"max_classes": 12, "min_fonts": 12, "size": 16}
 
@@ -78,6 +78,10 @@ def test_rates_of_every_class_equal_loops(tmp_path, data, foreign):
         assert int(table[each]["images"]) == int(own.sum())
     assert scores["test/worst_class_far"] >= (cosine >= threshold)[~same].double().mean() - 0.01
     assert ("test/opis" in scores) and ("test/threshold" in scores) == (not foreign)
+    collector = EmbeddingCollector()
+    collector.add(rows.float(), label, torch.arange(len(label)))
+    floor = opis_noise_floor(collector.evaluation().histogram)
+    assert scores["test/opis_noise_floor"] == pytest.approx(float(floor.mean()), rel=1e-4)
     drawn = {path.parent.name for path in tmp_path.glob("figures/**/*.png")}
     assert drawn == {"test_det", "test_class_utility", "test_class_rates", "test_worst_queries"}
 

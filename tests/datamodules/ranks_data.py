@@ -4,7 +4,7 @@ import pytorch_lightning as pl
 import torch
 from processes import report, start
 
-from lightning_rectify.datamodules import PadCrop, SampleStore, ShardDataModule
+from lightning_rectify.datamodules import LongTail, PadCrop, SampleStore, ShardDataModule
 
 rank, world = start()
 
@@ -60,6 +60,11 @@ def main(folder):
     if world == 1:
         resumed = run(folder, ckpt=checkpoint)
         results |= {"after": resumed.seen, "after_evaluations": len(resumed.evaluated)}
+
+    imbalanced = ShardDataModule("digits", batch_size=40 // world, imbalance=LongTail(0.1))
+    imbalanced.setup()
+    results["chosen"], results["class_counts"] = imbalanced.ids["train"], imbalanced.class_counts
+    results["imbalanced"] = [batch["index"].tolist() for batch in imbalanced.train_dataloader()]
 
     store = SampleStore(10, fill=1.0)
     index, value = [torch.tensor([3, 3, 7]), torch.tensor([7, 3, 0])], torch.tensor([1.0, 2.0, 4.0])

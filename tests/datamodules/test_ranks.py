@@ -68,6 +68,13 @@ def test_two_processes_stop_and_one_goes_on(one, two):
     assert one["after_evaluations"] == len(one["evaluated"])
 
 
+def test_an_imbalanced_split_is_the_same_on_every_process(one, two):
+    for rank in two:
+        assert (rank["chosen"], rank["class_counts"]) == (one["chosen"], one["class_counts"])
+    both = [sorted(a + b) for a, b in zip(two[0]["imbalanced"], two[1]["imbalanced"], strict=True)]
+    assert both == [sorted(batch) for batch in one["imbalanced"]] and len(both) > 5
+
+
 def expected_store():
     index, value = [[3, 3, 7], [7, 3, 0]], [1.0, 2.0, 4.0]
     added = [1.0] * 10

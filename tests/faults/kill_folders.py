@@ -28,6 +28,14 @@ def save_forever(folder, exchange):
         _finish({"callbacks": {"Preemption": {"fingerprint": "f"}}, "global_step": step}, partial, target)
 
 
+def inode(path):
+    """None while there is nothing, as between two renames."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
 def lives(folder, exchange):
     folder.mkdir()
     rng, met, displaced, target = random.Random(0), 0, 0, folder / "last.ckpt"
@@ -36,10 +44,9 @@ def lives(folder, exchange):
         if pid == 0:
             save_forever(folder, exchange)
         deadline = time.monotonic() + 60
-        while not target.exists() and time.monotonic() < deadline:
+        while (before := inode(target)) is None and time.monotonic() < deadline:
             time.sleep(0.001)
-        before = target.stat().st_ino
-        while (not target.exists() or target.stat().st_ino == before) and time.monotonic() < deadline:
+        while inode(target) in (None, before) and time.monotonic() < deadline:
             time.sleep(0.0005)  # until this life has saved once
         time.sleep(rng.uniform(0, 0.02))
         os.kill(pid, signal.SIGKILL)

@@ -8,7 +8,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_rectify.attacks import FGSM, NFGSM, PGD, CarliniWagnerMargin, DivergenceGain, LogBarrier
+from lightning_rectify.attacks import (
+    APGD,
+    FGSM,
+    NFGSM,
+    PGD,
+    CarliniWagnerMargin,
+    DivergenceGain,
+    FastAutoAttack,
+    LogBarrier,
+)
 from lightning_rectify.backbones import ResNet
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.losses import (
@@ -173,6 +182,12 @@ REFUSED = [
     ({"attack": PGD(), "implicit": True}, "implicit needs the curvature of a barrier; choose attack LogBarrier"),
     ({"attack": LogBarrier(), "surrogate": Trades(), "implicit": True}, "not Trades"),
     ({"attack": LogBarrier(), "attack_loss": DivergenceGain(), "implicit": True}, "not DivergenceGain"),
+    ({"attack": PGD(start="none"), "surrogate": Trades()}, "PGD starts at the image, where DivergenceGain has no grad"),
+    ({"attack": FGSM(), "surrogate": Trades()}, "FGSM starts at the image"),
+    ({"attack": NFGSM(noise=0), "surrogate": Trades()}, "NFGSM starts at the image"),
+    ({"attack": LogBarrier(), "surrogate": Trades()}, "LogBarrier starts at the image"),
+    ({"attack": APGD(loss="dlr")}, "APGD.loss is dlr, but the objective decides.* give attack_loss"),
+    ({"attack": FastAutoAttack(), **MIX}, "FastAutoAttack needs one label"),
     ({"attack": PGD(), "mixing": ManifoldMixup(["layer1"])}, "ManifoldMixup mixes inside the network"),
     ({"attack": PGD(), "surrogate": Mart(), **MIX}, "Mart needs one label, and a mixture by Mixup has several"),
     ({"attack": PGD(), "weighting": MarginWeights(), **MIX}, "MarginWeights needs one label"),
@@ -187,6 +202,34 @@ REFUSED = [
 def test_what_does_not_fit_says_so(parts, words):
     with pytest.raises(RectifyError, match=words):
         AdversarialTraining(**parts)
+
+
+def test_srat_takes_a_step_under_bf16():
+    backbone, data = net(), batch(16)
+    attack = PGD(steps=2, batch_statistics=True)
+    objective = AdversarialTraining(attack, None, ClassBalancedWeights([9, 3, 2, 1]), FeatureSeparation())
+    expected = objective(copy.deepcopy(backbone), data, Context()).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        step = objective(backbone, data, Context())
+    step.loss.backward()
+    torch.testing.assert_close(step.loss, expected, rtol=0.05, atol=0)
+    assert all(bool(p.grad.isfinite().all()) and float(p.grad.abs().max()) > 0 for p in backbone.parameters())
+
+
+def test_without_an_attack_nothing_is_called_adversarial_and_images_may_be_normalised():
+    data = batch()
+    objective = AdversarialTraining(weighting=EnergyWeights())
+    step = objective(net(), data | {"image": data["image"] * 4 - 2}, Context())
+    assert {"fit", "clean_energy"} <= set(step.terms)
+    assert not any("adversarial" in name for name in step.terms)
+
+
+def test_labels_missing_or_short():
+    objective, data = AdversarialTraining(PGD(steps=1), Mart()), batch()
+    with pytest.raises(RectifyError, match="the batch lacks `label`"):
+        objective(net(), {"image": data["image"]}, Context())
+    losses = [objective(net(), data | {"label": y}, Context()).loss for y in (data["label"], data["label"].int())]
+    assert torch.equal(*losses)
 
 
 def test_class_counts_are_checked_against_the_network():

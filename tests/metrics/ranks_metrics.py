@@ -3,7 +3,14 @@
 import torch
 from processes import report, start
 
-from lightning_rectify.metrics import CalibrationSums, Deduplicator
+from lightning_rectify.metrics import (
+    AreaUnderRiskCoverage,
+    BufferedCalibrationError,
+    CalibrationSums,
+    Deduplicator,
+    KolmogorovSmirnovError,
+    SmoothCalibrationError,
+)
 
 rank, world = start()
 generator = torch.Generator().manual_seed(3)
@@ -29,8 +36,29 @@ rules = Deduplicator()
 first = rules.keep(torch.tensor([[5, 6, 5], [6, 7]][rank]))
 second = rules.keep(torch.tensor([[8, 7], [8, 9]][rank]))
 
+# the same samples, each once, on uneven ranks
+single = {
+    "buffered": BufferedCalibrationError(buffer=1000),
+    "ks": KolmogorovSmirnovError(),
+    "ks_exact": KolmogorovSmirnovError(exact=True),
+    "smooth_exact": SmoothCalibrationError(exact=True),
+    "aurc_exact": AreaUnderRiskCoverage(exact=True),
+}
+for index in torch.arange(101)[rank::world].split(16):
+    for each in single.values():
+        each.update(logits[index], label[index])
+
+from lightning_rectify.calibration import ClassGaussians  # noqa: E402
+
+gaussians = ClassGaussians(4, 4)
+gaussians.update(logits[rank::world], label[rank::world])
+gaussians = gaussians.reduce()
+
 report(
     {
+        "mean": gaussians.mean,
+        "covariance": gaussians.covariance,
+        "single": {name: float(each.compute()) for name, each in single.items()},
         "scores": {name: float(value) for name, value in result.scores.items()},
         "count": result.reliability.count,
         "kept": sum(sum(mask) for mask in masks),

@@ -7,7 +7,14 @@ import torch
 from processes import run_ranks
 
 from lightning_rectify.errors import RectifyError
-from lightning_rectify.metrics import CalibrationSums, Deduplicator
+from lightning_rectify.metrics import (
+    AreaUnderRiskCoverage,
+    CalibrationSums,
+    Deduplicator,
+    KolmogorovSmirnovError,
+    SmoothCalibrationError,
+    TopLabelCalibrationError,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +33,34 @@ def test_two_processes_with_padding_equal_one(ranks):
         assert found["scores"] == pytest.approx({k: float(v) for k, v in result.scores.items()}, rel=1e-6)
         assert found["count"] == result.reliability.count.tolist()
     assert sum(found["kept"] for found in ranks) == 101
+
+
+def test_histograms_buffers_and_exact_modes_of_two_processes_equal_one(ranks):
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(101, 4, generator=generator) * 3
+    label = torch.randint(4, (101,), generator=generator)
+    single = {
+        "buffered": TopLabelCalibrationError(),
+        "ks": KolmogorovSmirnovError(),
+        "ks_exact": KolmogorovSmirnovError(exact=True),
+        "smooth_exact": SmoothCalibrationError(exact=True),
+        "aurc_exact": AreaUnderRiskCoverage(exact=True),
+    }
+    for metric in single.values():
+        metric.update(logits, label)
+    for found in ranks:
+        assert found["single"] == pytest.approx({n: float(m.compute()) for n, m in single.items()}, rel=1e-6)
+
+
+def test_class_gaussians_of_two_processes_equal_one(ranks):
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(101, 4, generator=generator).double() * 3
+    label = torch.randint(4, (101,), generator=generator)
+    for found in ranks:
+        for k in range(4):
+            own = logits[label == k]
+            torch.testing.assert_close(torch.tensor(found["mean"][k]).double(), own.mean(0), atol=1e-5, rtol=0)
+            torch.testing.assert_close(torch.tensor(found["covariance"][k]).double(), own.T.cov(), atol=1e-4, rtol=0)
 
 
 def test_the_lowest_rank_that_brings_a_sample_first_counts_it(ranks):

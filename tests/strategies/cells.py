@@ -12,11 +12,12 @@ from probes import PROBES
 
 from lightning_rectify.backbones import ResNet
 from lightning_rectify.losses import EmpiricalRisk
-from lightning_rectify.losses.objective import Context, Objective
-from lightning_rectify.names import import_rooms
+from lightning_rectify.losses.objective import Context, Objective, tell_class_counts
+from lightning_rectify.names import import_rooms, public_names
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "objective"
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+UNLEARNING_STRATEGIES = ("ddp", "fsdp2", "zero2")  # the other two would only add minutes
 STEPS, BATCH, WORLD, LR = 5, 4, 2, 0.05
 CLIP = 0.5
 SETTINGS = (
@@ -45,7 +46,9 @@ def make_objective(name):
     entry = yaml.safe_load(text)["model"]["objective"]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Objective, "objective", required=True)
-    return parser.instantiate_classes(parser.parse_object({"objective": entry})).objective
+    objective = parser.instantiate_classes(parser.parse_object({"objective": entry})).objective
+    tell_class_counts(objective, [9, 5, 3, 2])  # as a data module would
+    return objective
 
 
 def make_backbone(norm="group"):
@@ -54,7 +57,10 @@ def make_backbone(norm="group"):
 
 
 def make_batch(objective, rank, step):
-    """A batch of learnable noise, in the form the objective asks for; equal for equal (rank, step)."""
+    """A batch of learnable noise, in the form the objective asks for; equal for equal (rank, step).
+
+    An unlearning objective gets the batches of the schedule it names first; a mixed one forgets one more on rank 1.
+    """
     generator = torch.Generator().manual_seed(1000 * rank + step)
 
     def part():
@@ -64,12 +70,27 @@ def make_batch(objective, rank, step):
         index = torch.arange(BATCH) + BATCH * (rank + WORLD * step)
         return {"image": image, "label": label, "index": index}
 
-    return {"forget": part(), "retain": part()} if objective.needs_retain else part()
+    schedule = objective.schedules[0] if objective.needs_retain else "retain"
+    if schedule == "retain":
+        return part()
+    if schedule == "mixed":
+        return {**part(), "forget": torch.arange(BATCH) <= rank}
+    passes = {"paired": ("forget", "retain"), "forget": ("forget",)}
+    kept = passes.get(schedule, (("forget", "retain")[step % 2],))
+    return {name: part() if name in kept else None for name in ("forget", "retain")}
 
 
-def cell_names():
-    """(objective, accumulate, clip, epochs) of every cell."""
-    cells = [(name, *SETTINGS[0]) for name in objective_names()]
+def unlearns(name):
+    """Whether a config names an objective of losses/unlearning/; read from its text, without importing anything."""
+    path = CONFIGS / f"{name}.yaml"
+    entry = yaml.safe_load(path.read_text())["model"]["objective"] if path.exists() else {}
+    return ".unlearning." in public_names("losses").get(entry.get("class_path"), "")
+
+
+def cell_names(strategy=None):
+    """(objective, accumulate, clip, epochs) of every cell of a strategy, or of any."""
+    left_out = strategy is not None and strategy not in UNLEARNING_STRATEGIES
+    cells = [(name, *SETTINGS[0]) for name in objective_names() if not (left_out and unlearns(name))]
     varied = [name for name in VARIED if name in objective_names()]
     return cells + [(name, *setting) for name in varied for setting in SETTINGS[1:]]
 

@@ -200,7 +200,7 @@ def foreign():
 
 results = {"cells": {}, "resume": {}, "steps": {}}
 begun = time.perf_counter()
-for cell_name in cell_names():
+for cell_name in cell_names(name):
     results["cells"]["/".join(map(str, cell_name))] = attempt(cell, *cell_name)
 results["cell_seconds"] = (time.perf_counter() - begun) / len(results["cells"])
 results["batch_norm"] = attempt(batch_norm)

@@ -10,11 +10,13 @@ from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStr
 
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.lightning_modules import Classifier
-from lightning_rectify.losses import EmpiricalRisk
+from lightning_rectify.losses import EmpiricalRisk, L1Sparse
 from lightning_rectify.strategies import FSDP2, DeepSpeed, check, kind
 from lightning_rectify.strategies.guard import RULES
 
 SGD, ADAMW, LBFGS, MUON = (getattr(torch.optim, name) for name in ("SGD", "AdamW", "LBFGS", "Muon"))
+
+ELEMENTWISE = [getattr(torch.optim, name) for name in ("SGD", "Adam", "RMSprop", "Adagrad", "NAdam", "RAdam", "Rprop")]
 
 
 class Mask(pl.Callback):
@@ -27,6 +29,19 @@ class Average(pl.Callback):
 
 class Meta(pl.Callback):
     double_backward = True
+
+
+class Shrinking(torch.optim.SGD):
+    """Somebody's optimizer with a decay that no option names."""
+
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, lr)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step(closure)
+        for group in self.param_groups:
+            torch._foreach_mul_(group["params"], 0.999)
 
 
 class OwnBackward(Classifier):
@@ -57,6 +72,7 @@ CASES = [  # rule, what breaks it, words of the sentence
     ("double_backward", (zero(3), PROBES["GradientPenalty"]()), "GradientPenalty .* zero3 .* use ddp, zero1 or zero2"),
     ("double_backward", (FSDP2, PROBES["GradientPenalty"]()), "GradientPenalty .* fsdp2"),
     ("double_backward", (FSDP2, None, (Meta(),)), "Meta .* fsdp2"),
+    ("whole_weights", (zero(3), L1Sparse()), "L1Sparse reads all weights .* zero3"),
     ("writes_weights", (FSDP2, PROBES["Perturbed"]()), "Perturbed .* use ddp"),
     ("writes_weights", (zero(3), PROBES["Perturbed"]()), "Perturbed .* use ddp"),
     ("writes_after_step", (zero(1), PROBES["Perturbed"]()), "Perturbed .* after the optimizer step, which zero1"),
@@ -65,7 +81,8 @@ CASES = [  # rule, what breaks it, words of the sentence
     ("averaged_weights", (zero(2), None, (EMA(decay=0.9),)), "EMAWeightAveraging averages weights that zero2"),
     ("masked_decay", (DDPStrategy, None, (Mask(),), lambda w: ADAMW(w, weight_decay=0.1)), "weight_decay 0.1"),
     ("masked_decay", (DDPStrategy, None, (Mask(),), lambda w: SGD(w, weight_decay=0.5)), "weight_decay 0.5"),
-    ("masked_matrix_optimizer", (DDPStrategy, None, (Mask(),), lambda w: MUON(w, weight_decay=0.0)), "Muon mixes"),
+    ("masked_matrix_optimizer", (DDPStrategy, None, (Mask(),), lambda w: MUON(w, weight_decay=0.0)), "Muon moves"),
+    ("masked_matrix_optimizer", (DDPStrategy, None, (Mask(),), Shrinking), "Shrinking moves weights that get no"),
     ("plain_deepspeed", (DeepSpeedStrategy,), "DeepSpeedStrategy divides .*configs/trainer/zero1.yaml"),
     ("ignored_hooks", (zero(2), None, (), None, OwnBackward), "backward of OwnBackward is overridden"),
     ("accumulation_schedule", (zero(2), None, (GradientAccumulationScheduler({0: 1}),)), "changes accumulate"),
@@ -76,10 +93,12 @@ CASES = [  # rule, what breaks it, words of the sentence
 FINE = [
     (DDPStrategy, PROBES["GradientPenalty"](), (Meta(), EMA(decay=0.9), Average())),
     (zero(2), PROBES["GradientPenalty"]()),
+    (FSDP2, L1Sparse()),
     (DDPStrategy, PROBES["Perturbed"]()),
     (zero(2), PROBES["AttackedTeacher"]()),
     (zero(3), PROBES["FrozenTeacher"]()),
     (DDPStrategy, None, (Mask(),), lambda w: ADAMW(w, weight_decay=0.0)),
+    *((DDPStrategy, None, (Mask(),), lambda w, o=o: o(w, lr=0.0)) for o in ELEMENTWISE),
     (DDPStrategy, None, (), lambda w: ADAMW(w, weight_decay=0.1)),
     (DDPStrategy, None, (), LBFGS),
     (lambda: ModelParallelStrategy(tensor_parallel_size=1),),

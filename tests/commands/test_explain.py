@@ -1,0 +1,160 @@
+"""The study of a finished model: its numbers are those of the plain functions, its files are complete, it repeats."""
+
+import csv
+import json
+
+import pytest
+import torch
+from foreign import IMAGES, LABELS, Data, Foreign
+from PIL import Image
+
+from lightning_rectify.attribution import class_sensitivity, grid_pointing_game, input_gradient, insertion_deletion
+from lightning_rectify.callbacks.panel import Panel
+from lightning_rectify.commands.explain import _choose, _finite, _takes_grids, explain
+from lightning_rectify.errors import RectifyError
+
+
+class Alone(Data):
+    """Without a trainer."""
+
+    def test_dataloader(self):
+        from foreign import Indexed
+
+        return torch.utils.data.DataLoader(Indexed(1000, 1040), 16)
+
+
+@pytest.fixture
+def net():
+    """A network that is sure, so that grids of sure images exist."""
+    net = Foreign()
+    optimizer = torch.optim.AdamW(net.parameters(), 3e-2)
+    net.train()
+    for _ in range(60):
+        loss = torch.nn.functional.cross_entropy(net(IMAGES[1000:1040]), LABELS[1000:1040])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net
+
+
+def test_the_study_agrees_with_the_plain_functions_and_writes_its_files(net, tmp_path):
+    methods = ("input_gradient", "grad_cam", "linear_approximation")
+    study = explain(net, Alone(), tmp_path, methods, samples=5, images=1000)
+    assert net.training
+    images, labels = IMAGES[1000:1040], LABELS[1000:1040]
+    found = insertion_deletion(net, images, labels, input_gradient(net, images, labels))
+    row = study.methods["input_gradient"]
+    assert row["images"] == 40
+    assert row["insertion"] == pytest.approx(found.normalised_insertion, abs=1e-5)
+    sensitivity = class_sensitivity(net, images, ["net.0", "net.3"])
+    expected = {layer: pytest.approx(float(values.mean()), abs=1e-5) for layer, values in sensitivity.items()}
+    assert study.model["class_sensitivity"] == expected
+    assert 0 < study.model["bias_share"] < 1
+    assert {path.relative_to(tmp_path).as_posix() for path in study.files} == {
+        "figures/explain/panel.png", "figures/explain/aggregate.png", "figures/explain/singular_images.png",
+        "explain.json", "explain.csv", "explain.txt",
+    }  # fmt: skip
+    assert all(Image.open(path).size[0] > 100 for path in study.files if path.suffix == ".png")
+    assert json.loads((tmp_path / "explain.json").read_text())["methods"] == study.methods
+    rows = list(csv.DictReader((tmp_path / "explain.csv").open()))
+    assert [row["method"] for row in rows] == [*methods, "random order"]
+    assert float(rows[0]["gini"]) == pytest.approx(row["gini"], rel=1e-4)
+    assert len((tmp_path / "explain.txt").read_text().splitlines()) == 15
+    again = explain(net, Alone(), tmp_path / "again", methods, samples=5, images=1000)
+    assert again.methods == study.methods
+
+
+def test_the_grid_score_is_that_of_the_pointing_game(net, tmp_path):
+    from lightning_rectify.commands.explain import _grids
+
+    labels, sure = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4]), torch.tensor([1, 1, 1, 0, 1, 1, 1, 1, 1]).bool()
+    # first ones of the classes 0 1 2 3, then 4 and the second ones of 0 2 3
+    assert [four.tolist() for four in _grids(labels, sure)] == [[0, 2, 4, 6], [8, 1, 5, 7]]
+    study = explain(net, Alone(), tmp_path, ("input_gradient",), samples=2, images=40)
+    score = study.methods["input_gradient"]["grid_pointing_game"]
+    assert 0 < score < 1
+    some = grid_pointing_game(net, IMAGES[1000:1004], LABELS[1000:1004], input_gradient).score.mean()
+    assert abs(score - some) < 0.5
+
+
+def test_few_images_are_spread_over_the_panel():
+    panel = Panel(list(range(150)), torch.arange(150) // 15, torch.rand(150, 1, 2, 2))  # ten classes, sorted
+    some = panel.spread(64)
+    assert some.ids == [place * 150 // 64 for place in range(64)] and some.labels.unique().tolist() == list(range(10))
+    assert torch.equal(some.images, panel.images[some.ids])
+    assert panel.spread(1000).ids == panel.ids
+
+
+def test_numbers_json_has_not_are_null():
+    found = _finite({"a": float("nan"), "b": {"c": float("-inf"), "d": 0.5}, "n": 3})
+    assert found == {"a": None, "b": {"c": None, "d": 0.5}, "n": 3}
+
+
+class Validated(Alone):
+    """Without test data."""
+
+    empty: object = []
+
+    def test_dataloader(self):
+        return self.empty
+
+    def val_dataloader(self):
+        return iter(list(Alone.test_dataloader(self)))  # without a length
+
+
+@pytest.mark.parametrize("empty", [[], None, iter(())])
+def test_without_test_images_those_of_validation_are_read(empty):
+    data = Validated()
+    data.empty = empty
+    panel, many = _choose(data, [5, 20], torch.device("cpu"))
+    assert len(panel) == 5 and len(many) == 20
+
+
+def test_the_pointing_game_is_left_out_for_one_size_only_and_hides_no_error(net, tmp_path, monkeypatch):
+    class Fixed(torch.nn.Module):
+        """Of one image size."""
+
+        def __init__(self, error):
+            super().__init__()
+            self.net, self.error = net, error
+
+        def forward(self, image):
+            if image.shape[2:] != IMAGES.shape[2:]:
+                raise self.error
+            return self.net(image)
+
+    said = []
+    monkeypatch.setattr("lightning_rectify.commands.explain.rank_zero_info", said.append)
+    study = explain(Fixed(AssertionError("Input height 24")), Alone(), tmp_path, ("input_gradient",), None, 2, 40)
+    assert "grid_pointing_game" not in study.methods["input_gradient"]
+    assert said == ["explain: no grid pointing game, the model takes images of one size only: Input height 24"]
+    panel, _ = _choose(Alone(), [5, 40], torch.device("cpu"))
+    with pytest.raises(torch.OutOfMemoryError):
+        _takes_grids(Fixed(torch.OutOfMemoryError("full")), panel, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"methods": ("gradcam",)}, "explain: methods has no 'gradcam'. Did you mean grad_cam"),
+        ({"methods": ()}, "methods must be at least 1"),
+        ({"samples": 0}, "samples must be at least 1"),
+        ({"layer": "net.77", "methods": ("grad_cam",)}, "no layer 'net.77'"),
+    ],
+)
+def test_bad_options_are_one_sentence(net, tmp_path, options, words):
+    with pytest.raises(RectifyError, match=words):
+        explain(net, Alone(), tmp_path, **options)
+
+
+def test_the_command(command):
+    quick = ("--trainer.enable_progress_bar", "false", "--trainer.max_epochs", 1, "--final_test", "false")
+    assert command("fit", "-c", "quickstart", *quick).code == 0
+    best = command.folder / "runs" / "quickstart" / "checkpoints" / "best.ckpt"
+    ended = command("explain", "-c", "quickstart", "--ckpt_path", best, "--methods", "[input_gradient, norm_grad]",
+                    "--images", 20, "--samples", 4)  # fmt: skip
+    assert ended.code == 0, ended.error
+    (found,) = command.folder.glob("runs/*/explain.json")
+    assert set(json.loads(found.read_text())["methods"]) == {"input_gradient", "norm_grad", "random order"}
+    untrained = command("explain", "-c", "quickstart")
+    assert untrained.code == 2 and "the weights are untrained" in untrained.error
