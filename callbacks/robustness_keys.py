@@ -1,5 +1,6 @@
 """What the report of robustness logs in validation, and whether that can be had and watched in a run."""
 
+import math
 from typing import Any
 
 from pytorch_lightning import Trainer
@@ -10,17 +11,35 @@ from ..metrics.class_accuracy import ClassAccuracies
 FIGURES = ("", "_worst_class", "_tail30", "_class_std", "_disparity")  # as ClassAccuracies.scores has them
 
 
-def validation_keys(attack: str, mark: str = "") -> list[str]:
-    """Return the keys of a validation under the attack of this name; `mark` ends those that do not name it."""
-    keys = [f"val/clean_accuracy{figure}{mark}" for figure in FIGURES]
-    keys += [f"val/robust_accuracy{figure}_{attack}" for figure in FIGURES]
+def validation_keys(attack: str, mark: str = "", classes: int = 0) -> list[str]:
+    """Return the keys of a validation under the attack of this name; `mark` ends those that do not name it.
+
+    Args:
+        attack: such as `pgd20`.
+        mark: ends the keys that do not name the attack.
+        classes: how many classes are logged one by one.
+    """
+    figures = (*FIGURES, *(f"_class_{c}" for c in range(classes)))
+    keys = [f"val/clean_accuracy{figure}{mark}" for figure in figures]
+    keys += [f"val/robust_accuracy{figure}_{attack}" for figure in figures]
     return keys + [f"val/{name}{mark}" for name in ("energy_clean", "energy_adversarial", "energy_gap", "robust_gap")]
 
 
-def keyed_scores(stage: str, what: str, accuracies: ClassAccuracies, tail: str) -> dict[str, float]:
-    """Return the five figures under their keys."""
-    scores = zip(FIGURES, accuracies.scores().values(), strict=True)
-    return {f"{stage}/{what}{figure}{tail}": value for figure, value in scores}
+def known_classes(trainer: Trainer, pl_module: Any) -> int:
+    """Return the number of classes that our backbones and data modules state; 0 if neither is one of ours."""
+    stated = (getattr(owner, "classes", None) for owner in (getattr(pl_module, "backbone", None), trainer.datamodule))  # type: ignore[attr-defined]
+    return next((found for found in stated if isinstance(found, int)), 0)
+
+
+def keyed_scores(
+    stage: str, what: str, accuracies: ClassAccuracies, tail: str, most_classes: int = 0
+) -> dict[str, float]:
+    """Return the five figures under their keys and, of at most that many classes, each one's accuracy."""
+    scores = dict(zip(FIGURES, accuracies.scores().values(), strict=True))
+    if len(accuracies.count) <= most_classes:
+        each = enumerate(accuracies.accuracy.tolist())
+        scores |= {f"_class_{c}": value for c, value in each if not math.isnan(value)}
+    return {f"{stage}/{what}{figure}{tail}": value for figure, value in scores.items()}
 
 
 def check_fresh(trainer: Trainer, keys: list[str], every: int, who: str) -> None:

@@ -1,21 +1,17 @@
 """An observer: how well the network resists attacks, class by class, while it trains and when it is done."""
 
-import time
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from torch import Tensor
 
 from ..attacks import PGD, Attack
 from ..errors import RectifyError
-from ..frozen import frozen_eval
-from ..metrics import ClassAccuracy, Deduplicator, EnergySums
-from ..metrics.class_accuracy import ClassAccuracies
-from ..randomness import global_seed, keyed_generator
-from .attacked_network import AttackedNetwork, check_classifier, check_logits, check_range
-from .batches import ImageBatch, image_batch, sample_ids
+from ..metrics import Deduplicator
+from ..metrics.energy_sums import Energies
+from .attacked_network import check_classifier
+from .batches import image_batch
 from .figure_moments import FigureMoments
 from .figures import log_figure
 from .hashed_samples import HashedSamples
@@ -23,7 +19,8 @@ from .masking_flags import MaskingChecks
 from .robustness_card import check_card_fields, make_card, write_card
 from .robustness_figures import draw_class_accuracies, draw_energies, draw_history
 from .robustness_history import RobustnessHistory, RobustnessRow
-from .robustness_keys import check_alone, check_fresh, check_validated, keyed_scores, validation_keys
+from .robustness_keys import check_alone, check_fresh, check_validated, keyed_scores, known_classes, validation_keys
+from .robustness_tally import RobustnessTally
 from .robustness_trials import AutoAttackMode, Trial, attack_name, trials_of_test
 
 Stage = Literal["val", "test"]
@@ -36,10 +33,11 @@ class RobustnessReport(FigureMoments):
     A sample counts as robust if it is classified right as it is and attacked. In validation one attack is made, in a
     test several and, with them, the checks for masked gradients and the card `<run>/robustness.json`. Logged are, with
     `<attack>` such as `pgd20`: `{stage}/clean_accuracy`, `{stage}/robust_accuracy_<attack>`, both also as
-    `…_worst_class`, `…_tail30` (mean of the worst 30 % of classes), `…_class_std` and `…_disparity` (best minus worst
-    class); the energies `{stage}/energy_clean`, `{stage}/energy_adversarial`, `{stage}/energy_gap`; `val/robust_gap`,
-    best minus last robust accuracy, which survives a resume and stands in `<run>/robustness_history.json`;
-    `test/robust_accuracy` under all attacks together, and `test/masking_flags`, how many checks failed.
+    `…_worst_class`, `…_tail30` (mean of the worst 30 % of classes), `…_class_std`, `…_disparity` (best minus worst
+    class) and each class's own `…_class_<label>`; the energies `{stage}/energy_clean`, `{stage}/energy_adversarial`,
+    `{stage}/energy_gap`; `val/robust_gap`, best minus last robust accuracy, which survives a resume and stands in
+    `<run>/robustness_history.json`; `test/robust_accuracy` under all attacks together, and `test/masking_flags`, how
+    many checks failed.
 
     Attacks run without autocast on `pl_module(image)`, in eval mode, also where Lightning evaluates in inference mode.
     Random starts are keyed by the run's seed, the attack and the samples of a batch: the same in every epoch, and for
@@ -56,6 +54,7 @@ class RobustnessReport(FigureMoments):
         margin: also run the test's attack on the Carlini-Wagner margin.
         autoattack: `fast` (our APGD-CE and targeted APGD) or `standard` (the whole of it, an extra) in a test.
         black_box_queries: queries of the Square attack among the checks of a test, 0 for none.
+        most_class_keys: with more classes than this no class has a key of its own; the card and the figure have all.
         card: fields of the card that cannot be measured: name, authors, link, venue, …
 
     Raises:
@@ -73,12 +72,14 @@ class RobustnessReport(FigureMoments):
         margin: bool = True,
         autoattack: AutoAttackMode = "none",
         black_box_queries: int = 200,
+        most_class_keys: int = 20,
         card: dict[str, Any] | None = None,
     ):
         for key, value in (("samples", samples), ("test_samples", test_samples)):
             if value is not None and value < 1:
                 raise RectifyError(f"{WHO}: {key} is {value}; give at least 1, or null for all.")
-        for key, value in (("every_n_epochs", every_n_epochs), ("black_box_queries", black_box_queries)):
+        counts = {"every_n_epochs": every_n_epochs, "black_box_queries": black_box_queries}
+        for key, value in {**counts, "most_class_keys": most_class_keys}.items():
             if value < 0:
                 raise RectifyError(f"{WHO}: {key} is {value}; give 0 or more.")
         if autoattack not in ("none", "fast", "standard"):
@@ -91,8 +92,8 @@ class RobustnessReport(FigureMoments):
         }
         self.limits = {"val": samples, "test": test_samples}
         self.black_box_queries, self.card = black_box_queries, check_card_fields(card or {})
+        self.most_class_keys, self._classes = most_class_keys, 0
         self.history = RobustnessHistory()
-        self._active: Stage | None = None
         self._fitting = False
         self._mark = ""  # ends keys and files that do not name the attack, where a run has several reports
         self._clear()
@@ -104,6 +105,7 @@ class RobustnessReport(FigureMoments):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         check_classifier(pl_module, WHO)
+        self._classes = known_classes(trainer, pl_module)
         reports = [each for each in trainer.callbacks if isinstance(each, RobustnessReport)]  # type: ignore[attr-defined]
         check_alone([[trial.name for stage in each.trials.values() for trial in stage] for each in reports], WHO)
         self._mark = f"_{self.trials['val'][0].name}" if len(reports) > 1 else ""
@@ -119,7 +121,8 @@ class RobustnessReport(FigureMoments):
 
     def later_keys(self) -> list[str]:
         """What validations of a training log, but its sanity check does not."""
-        return validation_keys(self.trials["val"][0].name, self._mark) if self._every else []
+        classes = self._classes if self._classes <= self.most_class_keys else 0
+        return validation_keys(self.trials["val"][0].name, self._mark, classes) if self._every else []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         due = not trainer.sanity_checking and (trainer.state.fn != "fit" or self._due(trainer))
@@ -151,10 +154,10 @@ class RobustnessReport(FigureMoments):
         self._take(pl_module, batch, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end(trainer, pl_module)
+        self._end(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end(trainer, pl_module)
+        self._end(trainer, pl_module, "test")
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
@@ -175,23 +178,20 @@ class RobustnessReport(FigureMoments):
 
     def _clear(self) -> None:
         self._seen = Deduplicator()
-        self._network: AttackedNetwork | None = None
         self._held: HashedSamples | None = None
-        self._right: dict[str, ClassAccuracy] = {}
-        self._energies: EnergySums | None = None
-        self._checks: MaskingChecks | None = None
-        self._seconds = 0.0
+        self._tally: RobustnessTally | None = None
 
     def _begin(self, stage: Stage | None) -> None:
         self._clear()
-        self._active = stage
-        limit = self.limits[stage] if stage else None
+        if stage is None:
+            return
+        limit, trials = self.limits[stage], self.trials[stage]
         self._held = HashedSamples(limit) if limit else None
-        if stage == "test":
-            self._checks = MaskingChecks(self.trials["test"][0].attack, self.black_box_queries)
+        checks = MaskingChecks(trials[0].attack, self.black_box_queries) if stage == "test" else None
+        self._tally = RobustnessTally(trials, checks, WHO)
 
     def _take(self, pl_module: LightningModule, batch: Any, loader: int) -> None:
-        if self._active is None or loader:
+        if self._tally is None or loader:
             return
         own = image_batch(batch, WHO)
         if self._held is not None:
@@ -200,67 +200,27 @@ class RobustnessReport(FigureMoments):
         keep = torch.ones_like(own.label, dtype=torch.bool)
         if own.index is not None:
             keep = self._seen.keep(own.index)
-        self._attack(pl_module, own, keep, self._active)
+        self._tally.attack(pl_module, own, keep)
 
-    def _attack(self, pl_module: LightningModule, batch: ImageBatch, keep: Tensor, stage: Stage) -> None:
-        began = time.monotonic()
-        ids = sample_ids(batch)
-        with frozen_eval(pl_module, input_gradients=True):
-            self._network = self._network or AttackedNetwork(pl_module)
-            network = self._network
-            # tensors made in inference mode cannot take part in a graph
-            image, label, keep = batch.image.clone().float(), batch.label.clone(), keep.clone()
-            check_range(image, WHO)
-            with torch.no_grad():
-                clean = network(image)
-            check_logits(clean, image, label, pl_module, WHO)
-            right = clean.argmax(1) == label
-            self._count("clean", right, label, keep, clean.shape[1])
-            under: dict[str, Tensor] = {}
-            for trial in self.trials[stage]:
-                draw = keyed_generator(global_seed(), "robustness", trial.name, *ids, device=image.device)
-                x = trial.attack(network, image, label, trial.loss, draw).image
-                with torch.no_grad():
-                    logits = network(x)
-                under[trial.name] = right & (logits.argmax(1) == label)
-                self._count(trial.name, under[trial.name], label, keep, clean.shape[1])
-                if len(under) == 1:
-                    self._energies = self._energies or EnergySums().to(image.device)
-                    self._energies.update(clean[keep], logits[keep])
-            every = torch.stack(list(under.values())).all(0)
-            self._count("robust", every, label, keep, clean.shape[1])
-            if self._checks is not None:
-                draw = keyed_generator(global_seed(), "robustness", "checks", *ids, device=image.device)
-                weak, strong = list(under.values())[:2]
-                self._checks.add(network, image, label, keep, right, weak, strong, every, draw)
-        self._seconds += time.monotonic() - began
-
-    def _count(self, name: str, right: Tensor, label: Tensor, keep: Tensor, classes: int) -> None:
-        if name not in self._right:
-            self._right[name] = ClassAccuracy(classes).to(label.device)
-        self._right[name].update(right[keep], label[keep])
-
-    def _end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        stage, self._active = self._active, None
-        if stage is None:
+    def _end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        if self._tally is None:
             return
         if self._held is not None:
             for batch, keep in self._held.chunks(pl_module.device):
-                self._attack(pl_module, batch, keep, stage)
-        if self._energies is not None:
-            self._report(trainer, pl_module, stage)
+                self._tally.attack(pl_module, batch, keep)
+        if self._tally.energies is not None:
+            self._report(trainer, pl_module, stage, self._tally, self._tally.energies.compute())
         self._clear()
 
-    def _report(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        assert self._energies is not None
-        accuracies: dict[str, ClassAccuracies] = {name: sums.compute() for name, sums in self._right.items()}
-        energies = self._energies.compute()
-        mark = self._mark
-        flags = self._checks.flags() if self._checks is not None else []
+    def _report(
+        self, trainer: Trainer, pl_module: LightningModule, stage: Stage, tally: RobustnessTally, energies: Energies
+    ) -> None:
+        accuracies, mark, most = tally.accuracies(), self._mark, self.most_class_keys
+        flags = tally.checks.flags() if tally.checks is not None else []
         names = [trial.name for trial in self.trials[stage]]
-        scores = keyed_scores(stage, "clean_accuracy", accuracies["clean"], mark)
+        scores = keyed_scores(stage, "clean_accuracy", accuracies["clean"], mark, most)
         for name in names:
-            scores |= keyed_scores(stage, "robust_accuracy", accuracies[name], f"_{name}")
+            scores |= keyed_scores(stage, "robust_accuracy", accuracies[name], f"_{name}", most)
         means = zip(("clean", "adversarial", "gap"), energies.means, strict=True)
         scores |= {f"{stage}/energy_{name}{mark}": value for name, value in means}
         epoch, step = self._moment(trainer)
@@ -270,11 +230,11 @@ class RobustnessReport(FigureMoments):
                 self.history.add(RobustnessRow(epoch, step, clean, robust, energies.means[2]))
             scores[f"val/robust_gap{mark}"] = self.history.gap
         else:
-            scores |= keyed_scores(stage, "robust_accuracy", accuracies["robust"], mark)
+            scores |= keyed_scores(stage, "robust_accuracy", accuracies["robust"], mark, most)
             scores[f"test/masking_flags{mark}"] = float(sum(flag.raised for flag in flags))
         # equal on all ranks already; sync_dist only keeps Lightning from warning that it might not be
         pl_module.log_dict(scores, sync_dist=trainer.world_size > 1, rank_zero_only=False)
-        zero = self._checks.zero_entries() if self._checks is not None else None
+        zero = tally.checks.zero_entries() if tally.checks is not None else None
         if not trainer.is_global_zero:
             return
         run = Path(trainer.default_root_dir)
@@ -289,7 +249,7 @@ class RobustnessReport(FigureMoments):
         if stage == "val" and len(self.history.rows) > 1:
             log_figure(trainer, f"val/robustness_history{mark}", draw_history(self.history, names[0]), step)
         if stage == "test":
-            facts = {"step": step, "zero_gradient_entries": zero, "seconds": round(self._seconds, 1)}
+            facts = {"step": step, "zero_gradient_entries": zero, "seconds": round(tally.seconds, 1)}
             trials = self.trials[stage]
             history = self.history.reaching(run / f"robustness_history{mark}.json")
             content = make_card(trainer, pl_module, self.card, trials, accuracies, energies, history, flags, facts)

@@ -18,6 +18,7 @@ from lightning_rectify.attacks import APGD, FGSM, PGD
 from lightning_rectify.callbacks import RobustnessHistory, RobustnessReport, RobustnessRow, energy_phases
 from lightning_rectify.callbacks.batches import ImageBatch
 from lightning_rectify.callbacks.hashed_samples import HashedSamples
+from lightning_rectify.callbacks.robustness_keys import validation_keys
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.randomness import fold, keyed_generator
 
@@ -46,6 +47,7 @@ def by_class(right, label):
         "_tail30": sum(shares[:3]) / 3,
         "_class_std": float(spread.std(correction=0)),
         "_disparity": shares[-1] - shares[0],
+        **{f"_class_{c}": float(right[label == c].float().mean()) for c in label.unique().tolist()},
     }
 
 
@@ -85,7 +87,9 @@ def test_logs_what_a_plain_loop_finds(tmp_path, net, samples, dicts):
     run = trainer(tmp_path, report(samples=samples))
     run.validate(net, Data(dicts=dicts), verbose=False)  # one process, so Lightning runs this in inference mode
     found = plain(run.callback_metrics)
-    assert set(run.callbacks[0].later_keys()) == set(found)
+    ours, classes = run.callbacks[0], {name for name in found if re.search(r"_class_\d", name)}
+    assert set(ours.later_keys()) == set(found) - classes  # a foreign module does not state how many classes it has
+    assert set(validation_keys("pgd4", classes=10)) == set(found) and len(classes) == 20
     assert found.pop("val/robust_gap") == 0
     assert found == pytest.approx(expected(net, hashed(40) if samples else None), abs=2e-5)
     assert 0.2 < found["val/robust_accuracy_pgd4"] < found["val/clean_accuracy"] - 0.1
@@ -324,7 +328,8 @@ def test_two_threat_models_are_two_reports(tmp_path, net):
     run = trainer(tmp_path, *both)
     data = Data(val=(1000, 1064))
     run.validate(net, data, verbose=False)
-    assert set(run.callback_metrics) == {key for each in both for key in each.later_keys()}
+    logged = {name for name in run.callback_metrics if not re.search(r"_class_\d", name)}
+    assert logged == {key for each in both for key in each.later_keys()}
     rows = torch.arange(1000, 1064)
     alone = trainer(tmp_path / "alone", RobustnessReport(second.trials["val"][0].attack, samples=None))
     alone.validate(net, data, verbose=False)
@@ -403,7 +408,8 @@ def test_the_page_names_the_logged_keys(tmp_path):
     logged |= {path.parent.name.replace("_", "/", 1) for path in tmp_path.rglob("*.png")}
     assert len(named) > 15
     for key in named:
-        assert {key.replace("<attack>", "pgd20"), key.replace("<attack>", "pgd2")} & logged, key
+        attacked = (key.replace("<attack>", name) for name in ("pgd20", "pgd2"))
+        assert {each.replace("<label>", str(c)) for each in attacked for c in range(10)} & logged, key
 
 
 @pytest.mark.parametrize(
