@@ -1,7 +1,8 @@
 """Build shards: `python -m lightning_rectify.datamodules.build SOURCE OUT [--format raw|png] …`.
 
 SOURCE is `digits`, `glyphs`, `torchvision:NAME`, an `.npz` file, a folder of IDX files, a folder with one folder per
-class, or a retrieval benchmark: `cub:FOLDER`, `cars196:FOLDER`, `sop:FOLDER`, `inaturalist2018:FOLDER`.
+class, or a retrieval benchmark: `cub:FOLDER`, `cars196:FOLDER`, `sop:FOLDER`, `inaturalist2018:FOLDER`; `blocks:SOURCE`
+puts a null block above or below each image.
 Shards are tar files in WebDataset layout: `<key>.u8` or `<key>.png`, then `<key>.cls` with the label in ASCII.
 The same source and options give the same bytes.
 """
@@ -71,6 +72,8 @@ def build_shards(
         raise RectifyError(f"shard_size is {shard_size}; at least 1 sample a shard is needed.")
     if size is not None and size < 1:
         raise RectifyError(f"size is {size}; give pixels, at least 1.")
+    if size is not None and source.startswith("blocks:"):
+        raise RectifyError(f"size is {size}, but a square would cut through the blocks of {source}; leave it out.")
     for key, share in (("val", val), ("test", test), ("calibration", calibration), ("max_bad", max_bad)):
         if share is not None and not 0 <= share < 1:
             raise RectifyError(f"{key} is {share}; give a share in [0, 1).")
@@ -91,9 +94,8 @@ def build_shards(
         writer.write(opened, max_bad, progress)
         kept = np.array(writer.kept)
         splits = _split(opened, kept, val, test, calibration, seed)
-        origin = Path(source).expanduser()
-        built_from = sha256(origin) if origin.is_file() else ""
-        _finish(folder, writer, opened, kept, splits, name or out.name, built_from)
+        origin = Path(source.removeprefix("blocks:")).expanduser()
+        _finish(folder, writer, opened, kept, splits, name or out.name, sha256(origin) if origin.is_file() else "")
         folder.chmod(0o755)
         try:
             folder.replace(out)

@@ -14,6 +14,8 @@ KNOWN: dict[str, dict[str, Any]] = {
     "glyphs": {"source": "glyphs"},
     "fashion_mnist": {"source": "/usr/share/datasets/fashion-mnist"},  # where Debian's dataset-fashion-mnist lies
     "cifar10": {"source": "torchvision:CIFAR10"},
+    "block_digits": {"source": "blocks:digits"},
+    "block_fashion_mnist": {"source": "blocks:/usr/share/datasets/fashion-mnist"},
 }
 
 
@@ -53,7 +55,7 @@ def check_built_from(folder: Path, source: str, built_from: str) -> None:
     Raises:
         RectifyError: the file has changed since.
     """
-    path = Path(source).expanduser()
+    path = Path(source.removeprefix("blocks:")).expanduser()
     if built_from and path.is_file() and sha256(path) != built_from:
         raise RectifyError(
             f"data.build.source {path} has changed since {folder} was built from it; remove that folder to build it "

@@ -52,6 +52,8 @@ def open_source(
 ) -> Source:
     """Open `digits`, `glyphs`, `torchvision:NAME`, an `.npz` file, a folder of IDX files, or a folder by class.
 
+    `blocks:SOURCE` opens any of these with a null block above or below each image (`with_null_blocks`).
+
     Args:
         root: where a torchvision data set has been downloaded to.
         class_names: names to use where the source has none.
@@ -70,6 +72,10 @@ def open_source(
         opened = _digits()
     elif source == "glyphs":
         opened = _glyphs(options or {})
+    elif kind == "blocks":
+        from .null_blocks import with_null_blocks  # here for the same reason
+
+        opened = with_null_blocks(open_source(name, root, class_names))
     elif kind in RETRIEVAL_SETS:
         opened = open_retrieval_set(kind, Path(name).expanduser())
     elif kind == "torchvision":
@@ -79,10 +85,11 @@ def open_source(
     elif path.is_dir():
         opened = _idx(path) if any(path.glob("*-ubyte*")) else _folder(path)
     else:
-        known = ["digits", "glyphs", "torchvision:NAME", *(f"{kind}:FOLDER" for kind in RETRIEVAL_SETS)]
+        retrieval = (f"{kind}:FOLDER" for kind in RETRIEVAL_SETS)
+        known = ["digits", "glyphs", "torchvision:NAME", "blocks:SOURCE", *retrieval]
         raise RectifyError(
-            f"SOURCE {source!r} is neither a folder of images or IDX files, an .npz file, digits, glyphs, nor "
-            f"torchvision:NAME; check the path.{did_you_mean(source, known)}"
+            f"SOURCE {source!r} is neither a folder of images or IDX files, an .npz file, digits, glyphs, "
+            f"torchvision:NAME nor blocks:SOURCE; check the path.{did_you_mean(source, known)}"
         )
     classes = int(opened.labels.max(initial=0)) + 1
     if class_names is not None:
