@@ -44,7 +44,7 @@ def report_lines(report: Mapping[str, Any]) -> str:
 
 
 def _further(report: Mapping[str, Any]) -> list[str]:
-    """A line for each of the attack by reference models, the relearning curves and the saliency maps that is there."""
+    """A line for each further finding that is there."""
     lines = []
     attack = report.get("RMIA_AUC")
     if attack:
@@ -59,6 +59,10 @@ def _further(report: Mapping[str, Any]) -> list[str]:
     if shift:
         of = ", ".join(f"{name} {value:.3f}" for name, value in shift.items())
         lines.append(f"saliency on forget, rank correlation with the original's: {of}")
+    for key, title in (("ZRF", "ZRF on forget (1 knows nothing)"), ("probe", "linear probe, accuracy on the classes")):
+        if values := report.get(key):
+            digits = 3 if key == "ZRF" else 1
+            lines.append(f"{title}: " + ", ".join(f"{name} {value:.{digits}f}" for name, value in values.items()))
     return lines
 
 

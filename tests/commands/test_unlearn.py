@@ -86,7 +86,9 @@ def test_forgetting_with_a_paired_retrained_model(base):
     cost = report["RTE"]
     assert cost["forget_gradients"] == 3 * len(wanted)  # the mask and two epochs
     assert 0 < cost["seconds"] < 60 and abs(cost["retain_gradients"] - steps) <= 64
-    assert report["relearning"].keys() == {"original", "unlearned", "retrained"}
+    models = {"original", "unlearned", "retrained"}
+    assert report["relearning"].keys() == report["ZRF"].keys() == models and "probe" not in report
+    assert 0 < report["ZRF"]["original"] < report["ZRF"]["retrained"] + 0.02 < 1.02  # it has learnt these samples
     assert (run / "figures" / "unlearning.png").is_file()
     assert report["verdict"].split(".")[0] in " ".join(ended.out.split())
     config = base.folder / "runs/base/config.yaml"
@@ -167,6 +169,8 @@ def test_a_training_free_edit(base):
     result, start = weights(run / "checkpoints/unlearned.ckpt"), weights(base.folder / UNLEARN[-1])
     assert any(not torch.equal(value, start[name]) for name, value in result.items())
     assert report["UA"] >= report["original"]["UA"] and (run / "config.yaml").is_file()
+    assert report["probe"].keys() == {"original", "unlearned"} and report["probe"]["original"] > 80
+    assert "linear probe, accuracy on the classes: original" in ended.out and "ZRF" in ended.out
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
 
     # a second request: what was forgotten before is neither learnt again nor asked for again
