@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .weighting import Seen, Weighting
+from .weighting import Seen, Term, Weighting, global_mean_one
 
 
 class EnergyWeights(Weighting):
@@ -15,10 +15,16 @@ class EnergyWeights(Weighting):
 
     Args:
         start, term: see Weighting; WEAT weighs both terms of TRADES from the start.
+        normalize: scale the weights to a mean of 1 over the batch, which keeps the learning rate what it is.
     """
 
     needs_clean = True
 
+    def __init__(self, start: float = 0.0, term: Term = "all", normalize: bool = False):
+        super().__init__(start, term)
+        self.normalize = normalize
+
     def weigh(self, seen: Seen, update: bool) -> Tensor:
         assert seen.clean is not None
-        return softplus(torch.logsumexp(seen.clean, 1).abs()).reciprocal()
+        weight = softplus(torch.logsumexp(seen.clean, 1).abs()).reciprocal()
+        return global_mean_one(weight) if self.normalize else weight

@@ -34,6 +34,7 @@ def attack():
 OBJECTIVES = {
     "uniform": lambda: AdversarialTraining(attack()),
     "energy": lambda: AdversarialTraining(attack(), weighting=EnergyWeights()),
+    "energy, mean one": lambda: AdversarialTraining(attack(), weighting=EnergyWeights(normalize=True)),
     "weat": lambda: AdversarialTraining(attack(), Trades(7.0, "adversarial"), EnergyWeights(), attack_loss=GAIN),
     "mart": lambda: AdversarialTraining(attack(), Mart()),
     "kl_dro": lambda: AdversarialTraining(attack(), weighting=KLDROWeights(0.5, 0.3)),

@@ -54,7 +54,9 @@ def test_energy():
     batch = seen(clean=torch.cat([seen().clean[:5], seen().clean[:5] - 9]))
     energies = [-math.log(sum(math.exp(z) for z in row)) for row in batch.clean.tolist()]
     assert min(energies) < 0 < max(energies)
-    close(EnergyWeights()(batch), [1 / math.log(1 + math.exp(abs(e))) for e in energies])
+    weights = [1 / math.log(1 + math.exp(abs(e))) for e in energies]
+    close(EnergyWeights()(batch), weights)
+    close(EnergyWeights(normalize=True)(batch), [w * len(weights) / sum(weights) for w in weights])
 
 
 @pytest.mark.parametrize("shape", ["tanh", "sigmoid", "discrete"])
