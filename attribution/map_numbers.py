@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..errors import RectifyError
+
 
 def map_statistics(maps: Tensor) -> dict[str, Tensor]:
     """Return mass, entropy and Gini coefficient of the magnitudes of maps (B, H, W), each (B,).
@@ -30,7 +32,12 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     """Return Spearman's correlation (B,) of maps (B, H, W), ties at their mean rank.
 
     Where a map is constant nothing is ranked: two constant maps count as 1, one as 0.
+
+    Raises:
+        RectifyError: maps of different shapes.
     """
+    if first.shape != second.shape or first.ndim < 2:
+        raise RectifyError(f"rank_correlation: maps {tuple(first.shape)} and {tuple(second.shape)} do not compare.")
     a, b = _ranks(first), _ranks(second)
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     spread_a, spread_b = a.square().sum(1), b.square().sum(1)

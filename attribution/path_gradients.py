@@ -1,5 +1,7 @@
 """Gradients averaged over many images: along a path from a baseline, or in a cloud of noise."""
 
+from typing import TypedDict, Unpack
+
 import torch
 from torch import Tensor, nn
 
@@ -54,43 +56,28 @@ def integrated_gradients(
     return pooled(way * total, channels)
 
 
-def smooth_grad(
-    model: nn.Module,
-    images: Tensor,
-    target: Tensor,
-    samples: int = 16,
-    noise: float = 0.15,
-    generator: torch.Generator | None = None,
-    channels: Channels = "max",
-) -> Tensor:
-    """Return the mean gradient over noisy copies of the image (Smilkov et al. 2017); see `noisy_gradients`."""
-    return noisy_gradients(model, images, target, samples, noise, generator, channels)[0]
+class NoiseOptions(TypedDict, total=False):
+    """What `noisy_gradients` takes by name."""
+
+    samples: int
+    noise: float
+    generator: torch.Generator | None
+    channels: Channels
 
 
-def smooth_grad_squared(
-    model: nn.Module,
-    images: Tensor,
-    target: Tensor,
-    samples: int = 16,
-    noise: float = 0.15,
-    generator: torch.Generator | None = None,
-    channels: Channels = "max",
-) -> Tensor:
-    """Return the mean squared gradient over noisy copies (Hooker et al. 2019); see `noisy_gradients`."""
-    return noisy_gradients(model, images, target, samples, noise, generator, channels)[1]
+def smooth_grad(model: nn.Module, images: Tensor, target: Tensor, **options: Unpack[NoiseOptions]) -> Tensor:
+    """Return the mean gradient over noisy copies of the image (Smilkov et al. 2017); options of `noisy_gradients`."""
+    return noisy_gradients(model, images, target, **options)[0]
 
 
-def var_grad(
-    model: nn.Module,
-    images: Tensor,
-    target: Tensor,
-    samples: int = 16,
-    noise: float = 0.15,
-    generator: torch.Generator | None = None,
-    channels: Channels = "max",
-) -> Tensor:
-    """Return the variance of the gradient over noisy copies (Adebayo et al. 2018); see `noisy_gradients`."""
-    return noisy_gradients(model, images, target, samples, noise, generator, channels)[2]
+def smooth_grad_squared(model: nn.Module, images: Tensor, target: Tensor, **options: Unpack[NoiseOptions]) -> Tensor:
+    """Return the mean squared gradient over noisy copies (Hooker et al. 2019); options of `noisy_gradients`."""
+    return noisy_gradients(model, images, target, **options)[1]
+
+
+def var_grad(model: nn.Module, images: Tensor, target: Tensor, **options: Unpack[NoiseOptions]) -> Tensor:
+    """Return the variance of the gradient over noisy copies (Adebayo et al. 2018); options of `noisy_gradients`."""
+    return noisy_gradients(model, images, target, **options)[2]
 
 
 def noisy_gradients(

@@ -7,14 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attribution import input_gradient
+from ..attribution import input_gradient, rank_correlation
 from ..frozen import frozen_eval
 from ..randomness import keyed_generator
 from ..unlearning.distances import zero_retrain_forgetting
 from ..unlearning.linear_probe import probe_accuracy
 from ..unlearning.outputs import forgotten_classes
 from ..unlearning.relearning import relearn
-from ..unlearning.saliency_shift import map_rank_correlation
 from .untrained import untrained_copy
 
 SAMPLES, STEPS, FITTED = 512, 20, 2000
@@ -43,7 +42,7 @@ def further_findings(
     relearning = {name: relearn(model, image, label, STEPS).report() for name, model in models.items()}
     maps = {name: _maps(model, image, label) for name, model in models.items()}
     shift = {
-        name: float(map_rank_correlation(maps["original"], maps[name]).mean())
+        name: float(rank_correlation(maps["original"], maps[name]).mean())
         for name in ("unlearned", "retrained")
         if name in maps
     }

@@ -52,6 +52,8 @@ def test_statistics_against_scipy_and_the_definition_of_gini():
         other = maps[(place + 1) % 4]
         expected = spearmanr(maps[place].ravel(), other.ravel()).statistic
         assert rank_correlation(maps[place : place + 1], other[None]).item() == pytest.approx(expected)
+    with pytest.raises(RectifyError, match="do not compare"):
+        rank_correlation(maps, maps[:3])
     zero = map_statistics(torch.zeros(1, 3, 3))
     assert (zero["mass"], zero["entropy"], zero["gini"]) == (0, pytest.approx(1), pytest.approx(0, abs=1e-12))
     assert map_drift(maps, 3 * maps + 1).abs().max() < 1e-12

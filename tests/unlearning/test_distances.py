@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import spearmanr, t
+from scipy.stats import t
 from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
@@ -12,7 +12,6 @@ from lightning_rectify.errors import RectifyError
 from lightning_rectify.unlearning import (
     average_gap,
     klom_distance,
-    map_rank_correlation,
     prediction_half_width,
     probe_accuracy,
     student_interval,
@@ -61,18 +60,6 @@ def test_zrf_against_scipys_jensen_shannon():
     assert zero_retrain_forgetting(a, a) == pytest.approx(1, abs=1e-12)
     far = torch.tensor([[100.0, -torch.inf]]), torch.tensor([[-torch.inf, 100.0]])
     assert zero_retrain_forgetting(*far) == pytest.approx(0, abs=1e-12)
-
-
-def test_rank_correlation_of_maps_against_scipy():
-    before = torch.randint(6, (7, 4, 4)).float()
-    after = before + torch.randint(4, (7, 4, 4))
-    found = map_rank_correlation(before, after)
-    for i in range(7):
-        assert float(found[i]) == pytest.approx(spearmanr(before[i].flatten(), after[i].flatten()).statistic, abs=1e-12)
-    assert map_rank_correlation(before, -before).tolist() == pytest.approx([-1] * 7)
-    assert map_rank_correlation(before, torch.ones_like(before)).tolist() == [0] * 7
-    with pytest.raises(RectifyError, match="do not compare"):
-        map_rank_correlation(before, after[:3])
 
 
 def test_linear_probe_is_scikit_learns_ridge_classifier():
