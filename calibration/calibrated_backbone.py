@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.backbone import Backbone, check_backbone
+from ..backbones.last_linear import logit_layer
 from ..frozen import frozen_eval
 from .affine_scaling import DirichletCalibration, MatrixScaling, VectorScaling
 from .calibration_map import CalibrationMap
@@ -33,15 +34,6 @@ class CalibratedBackbone(Backbone):
         return self.calibration(self.backbone.head(features))
 
 
-def last_linear(backbone: nn.Module) -> nn.Linear | None:
-    """Return the linear layer that gives the logits: `head` itself, or its last layer, or None."""
-    head = getattr(backbone, "head", None)
-    if isinstance(head, nn.Linear):
-        return head
-    layers = [layer for layer in backbone.modules() if isinstance(layer, nn.Linear)]
-    return layers[-1] if layers else None
-
-
 @torch.no_grad()
 def folded(backbone: nn.Module, calibration: CalibrationMap, features: Tensor) -> nn.Module | None:
     """Return a copy of the backbone with a linear map multiplied into its last layer, or None where that cannot be.
@@ -50,14 +42,14 @@ def folded(backbone: nn.Module, calibration: CalibrationMap, features: Tensor) -
     checkpoint loads wherever the original's did. The copy's logits are compared with the map's on `features` (n, D);
     a head that does more than one linear layer is not folded.
     """
-    layer = last_linear(backbone)
+    layer = logit_layer(backbone)
     linear = isinstance(calibration, TemperatureScaling | VectorScaling | MatrixScaling)
     if layer is None or not linear or isinstance(calibration, DirichletCalibration):
         return None
     if layer.out_features != calibration.classes:
         return None
     copy = deepcopy(backbone)
-    own = last_linear(copy)
+    own = logit_layer(copy)
     assert own is not None
     weight, bias = own.weight.double(), 0 if own.bias is None else own.bias.double()
     if isinstance(calibration, TemperatureScaling):

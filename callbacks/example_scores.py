@@ -1,24 +1,24 @@
 """An observer: how hard each training sample is, for pruning and for choosing hard samples to forget."""
 
-import csv
+from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..backbones.last_linear import logit_layer
 from ..datamodules.sample_store import SampleStore
 from ..errors import RectifyError
-from ..files import atomic_path
 from .batches import forward_logits, image_batch
+from .example_table import ExampleRow, check_table, write_table
 
-FILE = "example_scores.csv"
-COLUMNS = ("el2n", "grand", "times", "forgotten", "last_right", "learnt")
+SUMS = ("el2n", "grand", "times", "forgotten", "last_right", "learnt")
 
 
 class ExampleScores(Callback):
-    """Score every training sample before the step that uses it, and write the scores as CSV when training ends.
+    """Score every training sample before the step that uses it, and write the scores when training ends.
 
     - `el2n`: ‖softmax(z) - y‖₂, mean over the epochs (Paul, Ganguli and Dziugaite 2021);
     - `grand`: the norm of the last layer's gradient, ‖softmax(z) - y‖·√(‖h‖² + 1), the 1 only where the layer has a
@@ -30,18 +30,23 @@ class ExampleScores(Callback):
     to pay for it early only, where EL2N is meant to be taken. Augmented data are scored as augmented. The scores lie in
     a `SampleStore`, so every rank holds all of them and a resume goes on. A sample that is repeated in a global batch
     is scored each time, and forgotten once at most. `<run>/example_scores.csv` has a row for each
-    scored sample; the columns key and label are filled where the data module has an index.
+    scored sample; the columns key and label are filled where the data module has an index, and then any selection of
+    its rows is a request to forget (`data.forget`).
 
     Args:
         epochs: the first so many epochs are scored; None for all.
         samples: N of the data set with all splits; taken from the data module's index if it has one.
+        file: the table's name in the run folder; one that ends in .parquet needs pyarrow, the extra `parquet`.
+
+    Raises:
+        RectifyError: a bad option; batches or data without index; at the end of an epoch, NaN logits.
     """
 
-    def __init__(self, epochs: int | None = None, samples: int | None = None):
+    def __init__(self, epochs: int | None = None, samples: int | None = None, file: str = "example_scores.csv"):
         for name, value in (("epochs", epochs), ("samples", samples)):
             if value is not None and value < 1:
                 raise RectifyError(f"ExampleScores: {name} is {value}; give at least 1.")
-        self.epochs, self.samples = epochs, samples
+        self.epochs, self.samples, self.file = epochs, samples, check_table(file)
         self._store: SampleStore | None = None
         self._saved: Tensor | None = None
 
@@ -50,7 +55,7 @@ class ExampleScores(Callback):
         count = self.samples or (0 if index is None else len(index.key))
         if not count:
             raise RectifyError("ExampleScores: the data module has no index; give samples, the size of the data set.")
-        self._store = SampleStore(count, shape=(len(COLUMNS),)).to(pl_module.device)
+        self._store = SampleStore(count, shape=(len(SUMS),)).to(pl_module.device)
         if self._saved is not None:
             if len(self._saved) != count:
                 raise RectifyError(
@@ -68,7 +73,7 @@ class ExampleScores(Callback):
         if own.index is None:
             raise RectifyError("ExampleScores: the training batches have no index; give each sample its number.")
         inputs: list[Tensor] = []
-        layer = last_linear_layer(pl_module)
+        layer = logit_layer(pl_module)
         handle = None if layer is None else layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
         try:
             logits = forward_logits(trainer, pl_module, own.image, "ExampleScores").float()
@@ -92,24 +97,30 @@ class ExampleScores(Callback):
         self._store.value[:, 3] = torch.minimum(self._store.value[:, 3], count + 1)
         self._store.value[:, 4:].clamp_(0, 1)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._store is None:
+            return
+        broken = self._store.value[:, 0].isnan().nonzero()[:, 0].tolist()  # the same on every rank
+        if broken:
+            raise RectifyError(
+                f"ExampleScores: the logits of {len(broken)} training samples were NaN, sample {broken[0]} among them, "
+                f"by epoch {trainer.current_epoch}; the network has diverged, or its input is broken."
+            )
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._store is None or not trainer.is_global_zero:
             return
         index = getattr(getattr(trainer, "datamodule", None), "index", None)
-        folder = trainer.default_root_dir
-        with atomic_path(f"{folder}/{FILE}") as path, path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("index", "key", "label", "el2n", "grand", "forgotten", "times"))
-            for sample, row in enumerate(self._store.value.tolist()):
-                el2n, grand, times, forgotten, _, learnt = row
-                if not times:
-                    continue
-                named = ("", "") if index is None else (index.key[sample], int(index.label[sample]))
-                count: float | int = int(forgotten) if learnt else float("inf")
-                writer.writerow((sample, *named, f"{el2n / times:.6g}", f"{grand / times:.6g}", count, int(times)))
+        rows = []
+        for sample, (el2n, grand, times, forgotten, _, learnt) in enumerate(self._store.value.tolist()):
+            if times:
+                named = (None, None) if index is None else (str(index.key[sample]), int(index.label[sample]))
+                count = forgotten if learnt else float("inf")
+                rows.append(ExampleRow(sample, *named, el2n / times, grand / times, count, int(times)))
+        write_table(Path(trainer.default_root_dir) / self.file, rows)
 
     def scores(self) -> Tensor:
-        """Return (N, 6) sums by sample index, in the order of `COLUMNS`; a copy."""
+        """Return (N, 6) sums by sample index, in the order of `SUMS`; a copy."""
         if self._store is None:
             raise RectifyError("ExampleScores: nothing is scored before training starts.")
         return self._store.value.clone()
@@ -119,10 +130,3 @@ class ExampleScores(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._saved = state_dict.get("value")
-
-
-def last_linear_layer(module: nn.Module) -> nn.Linear | None:
-    """Return the last linear layer of the module's backbone, or of itself."""
-    inner = getattr(module, "backbone", module)
-    layers = [layer for layer in inner.modules() if isinstance(layer, nn.Linear)]
-    return layers[-1] if layers else None

@@ -6,17 +6,24 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from ..collectives import gather_rows, rank, sum_over_ranks
+from ..backbones.last_linear import logit_layer
+from ..collectives import gather_rows, rank, sum_over_ranks, world_size
 from ..errors import RectifyError
 from ..frozen import frozen_eval
 from ..metrics import ClassMoments, Deduplicator, MixGeometry, collapse_scores, nearest_mean_disagreement
 from ..metrics.mix_geometry import LAMBDAS
 from ..randomness import keyed_generator
 from ..strategies.gathering import whole_weights
-from .batches import image_batch
+from .batches import ImageBatch, image_batch
 from .collapse_figure import draw_collapse
 from .figure_moments import FigureMoments, _is_last_validation
 from .figures import log_figure
+from .panel import PanelChoice
+from .robustness_keys import check_fresh
+
+WHO = "NeuralCollapse"
+COLLAPSE = ("nc1", "nc2_norm", "nc2_angle", "nc3", "nc4")
+MIXED = ("mix_same_spread", "mix_off_plane", "mix_amplification")
 
 
 class NeuralCollapse(FigureMoments):
@@ -35,17 +42,23 @@ class NeuralCollapse(FigureMoments):
     measured, and the last one; figures are drawn of measured ones.
 
     Args:
-        panel: validation samples of each rank that are mixed in pairs.
+        panel: validation samples that are mixed in pairs, half of them within a class. They are chosen by a hash of
+            their index, evenly over the classes (of more than half as many classes, over so many of them): the same
+            in every epoch and on any number of processes.
         figure_every_n_epochs: epochs between figures, 0 for none.
         every_n_epochs: epochs between measurements.
+
+    Raises:
+        RectifyError: a bad option; a backbone without features and linear head; NaN features, logits or weights; a
+            callback that monitors what is not measured every epoch.
     """
 
     def __init__(self, panel: int = 128, figure_every_n_epochs: int = 1, every_n_epochs: int = 1):
         if panel < 2:
-            raise RectifyError(f"NeuralCollapse: panel is {panel}; give at least 2 samples to mix.")
+            raise RectifyError(f"{WHO}: panel is {panel}; give at least 2 samples to mix.")
         if every_n_epochs < 1 or figure_every_n_epochs < 0:
             raise RectifyError(
-                f"NeuralCollapse: every_n_epochs {every_n_epochs} and figure_every_n_epochs {figure_every_n_epochs}; "
+                f"{WHO}: every_n_epochs {every_n_epochs} and figure_every_n_epochs {figure_every_n_epochs}; "
                 "give at least 1 and at least 0."
             )
         super().__init__(figure_every_n_epochs)
@@ -54,12 +67,19 @@ class NeuralCollapse(FigureMoments):
         self._measures = False  # this validation
         self._moments: ClassMoments | None = None
         self._kept: list[tuple[Tensor, Tensor]] = []
-        self._images: list[tuple[Tensor, Tensor]] = []
+        self._choice: PanelChoice | None = None
         self._seen = Deduplicator()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         classifier(getattr(pl_module, "backbone", pl_module))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_fresh(trainer, self.later_keys(), self.every_n_epochs, WHO)
+
+    def later_keys(self) -> list[str]:
+        """What validations of a training log, but its sanity check does not."""
+        return [f"val/{name}" for name in (*COLLAPSE, *MIXED)]
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clear()
@@ -76,7 +96,7 @@ class NeuralCollapse(FigureMoments):
     ) -> None:
         if dataloader_idx or not self._measures:
             return
-        own = image_batch(batch, "NeuralCollapse")
+        own = image_batch(batch, WHO)
         backbone: Any = getattr(pl_module, "backbone", pl_module)
         keep = slice(None) if own.index is None else self._seen.keep(own.index)
         with frozen_eval(backbone), trainer.precision_plugin.forward_context():  # of all samples, also repeated ones:
@@ -86,18 +106,22 @@ class NeuralCollapse(FigureMoments):
             self._moments = ClassMoments(logits.shape[1], features.shape[1], features.device)
         self._moments.update(features[keep], own.label[keep])
         self._kept.append((features[keep].float(), logits[keep].float()))
-        if len(self._images) < self.panel:
-            self._images.extend(zip(own.image, own.label, strict=True))
+        if self._choice is None:
+            self._choice = PanelChoice(self.panel, max(2, self.panel // 2), WHO)
+        index = None if own.index is None else own.index[keep]
+        self._choice.add(ImageBatch(own.image[keep], own.label[keep], index))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._moments is None:
             return
         backbone: Any = getattr(pl_module, "backbone", pl_module)
         weight = dict(whole_weights(classifier(backbone)))["weight"]
+        _refuse_nan(weight, "weights of the classifier")  # whole, so the same on every rank
         geometry, points = self._mixed(trainer, backbone, weight)
         moments = self._moments
         reduced = sum_over_ranks(torch.cat((moments.flat, geometry.flat)))
         moments.flat, geometry.flat = reduced.split((len(moments.flat), len(geometry.flat)))
+        _refuse_nan(moments.flat, "validation features")
         means, kept = moments.means, moments.count > 0
         wrong = [nearest_mean_disagreement(f, z, means, kept).sum() for f, z in self._kept]
         scores = collapse_scores(moments, weight)
@@ -132,40 +156,44 @@ class NeuralCollapse(FigureMoments):
         return True
 
     def _mixed(self, trainer: Trainer, backbone: nn.Module, weight: Tensor) -> tuple[MixGeometry, Tensor]:
-        """The geometry of this rank's pairs, and rows (label, label, λ, feature) for the figure."""
-        pairs = self._images[: self.panel]
-        image, label = torch.stack([each for each, _ in pairs]), torch.stack([each for _, each in pairs])
-        generator = keyed_generator("neural_collapse", rank())
-        other = _partners(len(pairs), generator).to(label.device)
-        # half of the pairs within a class: the next sample of the same class, where there is one
-        order = label.argsort(stable=True)
-        within = torch.empty_like(order)
-        within[order] = order.roll(-1)
-        itself = torch.arange(len(pairs), device=label.device)
-        half = itself % 2 == 0
-        other = torch.where(half & (label[within] == label) & (within != itself), within, other)
-        lams = [place / (LAMBDAS - 1) for place in range(LAMBDAS)]
+        """The geometry of this rank's share of the pairs, and rows (label, label, λ, feature) for the figure."""
+        panel = None if self._choice is None else self._choice.choose(weight.device)
+        if panel is None:
+            raise RectifyError(f"{WHO}: no validation sample was seen; give the split some.")
+        other = _pairs(panel.labels)
+        mine = torch.arange(rank(), len(panel), world_size())
+        place = mine if len(mine) else torch.zeros(1, dtype=torch.int64)  # every rank runs the same passes
+        image, partner = (panel.images[each].to(weight.device) for each in (place, other[place]))
+        labels = [panel.labels[each].to(weight.device) for each in (mine, other[mine])]
+        lams = [step / (LAMBDAS - 1) for step in range(LAMBDAS)]
         with frozen_eval(backbone), trainer.precision_plugin.forward_context():
-            mixed = [backbone.features(lam * image + (1 - lam) * image[other]).float() for lam in lams]  # type: ignore[operator]
+            mixed = [backbone.features(lam * image + (1 - lam) * partner).float() for lam in lams]  # type: ignore[operator]
         geometry, rows = MixGeometry(weight.device), []
-        for place, features in enumerate(mixed):
-            geometry.update(features, label, label[other], place, weight)
-            head = (label.float(), label[other].float(), torch.full_like(features[:, 0], lams[place]))
+        for step, features in enumerate(each[: len(mine)] for each in mixed):
+            geometry.update(features, *labels, step, weight)
+            head = (*(label.float() for label in labels), torch.full_like(features[:, 0], lams[step]))
             rows.append(torch.cat((torch.stack(head, 1), features), 1))
         return geometry, torch.cat(rows)
 
     def _clear(self) -> None:
         self._moments = None
-        self._kept, self._images = [], []
+        self._kept, self._choice = [], None
         self._seen.reset()
 
 
-def _partners(count: int, generator: torch.Generator) -> Tensor:
-    """Return another sample for each of `count`: the next one in a random cycle, so that none is paired with itself."""
-    order = torch.randperm(count, generator=generator)
+def _pairs(label: Tensor) -> Tensor:
+    """Return another sample (n,) for each of a panel sorted by its labels (n,), the same on every rank.
+
+    Every second one gets the next sample of its class, if there is one, the others the next in a random cycle; so none
+    is paired with itself.
+    """
+    count = len(label)
+    order = torch.randperm(count, generator=keyed_generator("neural_collapse"))
     other = torch.empty_like(order)
     other[order] = order.roll(1)
-    return other
+    place = torch.arange(count)
+    following = (place + 1) % count
+    return torch.where((place % 2 == 0) & (label[following] == label), following, other)
 
 
 def classifier(backbone: nn.Module) -> nn.Linear:
@@ -174,10 +202,16 @@ def classifier(backbone: nn.Module) -> nn.Linear:
     Raises:
         RectifyError: it has no such parts.
     """
-    layers = [layer for layer in backbone.modules() if isinstance(layer, nn.Linear)]
-    if not (callable(getattr(backbone, "features", None)) and callable(getattr(backbone, "head", None)) and layers):
+    layer = logit_layer(backbone)
+    parts = (getattr(backbone, name, None) for name in ("features", "head"))
+    if layer is None or not all(map(callable, parts)):
         raise RectifyError(
-            f"NeuralCollapse: {type(backbone).__name__} has no features, head and linear layer; "
+            f"{WHO}: {type(backbone).__name__} has no features, head and linear layer; "
             "give a backbone with features(image) and a linear head(features)."
         )
-    return layers[-1]
+    return layer
+
+
+def _refuse_nan(values: Tensor, what: str) -> None:
+    if not values.isfinite().all():
+        raise RectifyError(f"{WHO}: some {what} are NaN or infinite; the network has diverged, or its input is broken.")

@@ -38,10 +38,13 @@ class PanelChoice:
 
     Args:
         samples: size of the panel.
+        classes: at most so many classes; with half of `samples` each class of a full panel has two samples or more.
+        who: the callback to name in an error.
     """
 
-    def __init__(self, samples: int):
-        self.samples = samples
+    def __init__(self, samples: int, classes: int | None = None, who: str = "SaliencyMaps"):
+        self.samples, self.who = samples, who
+        self.classes = min(samples, classes or samples)
         self._held: dict[int, dict[int, tuple[int, Tensor]]] = {}  # class -> id -> (hash, image)
         self._shape: tuple[int, ...] | None = None
 
@@ -50,7 +53,7 @@ class PanelChoice:
         shape = tuple(batch.image.shape[1:])
         if self._shape not in (None, shape):
             raise RectifyError(
-                f"SaliencyMaps needs images of one size, but the validation data hold {self._shape} and {shape}; "
+                f"{self.who} needs images of one size, but the validation data hold {self._shape} and {shape}; "
                 "crop or resize them in the evaluation transform."
             )
         self._shape = shape
@@ -64,10 +67,10 @@ class PanelChoice:
 
     def _share(self) -> int:
         """The most samples one class can give: fewer classes than there are in all only make it larger."""
-        return -(-self.samples // min(self.samples, max(1, len(self._held))))
+        return -(-self.samples // min(self.classes, max(1, len(self._held))))
 
     def _prune(self) -> None:
-        for label in sorted(self._held, key=_class_order)[self.samples :]:
+        for label in sorted(self._held, key=_class_order)[self.classes :]:
             del self._held[label]
         for label, held in self._held.items():
             first = sorted(held.items(), key=lambda item: item[1][0])[: self._share()]
@@ -85,14 +88,14 @@ class PanelChoice:
         for place, table in enumerate(tables):
             for row in table.tolist():
                 owner.setdefault((row[0], row[1], row[2]), place)
-        chosen = choose_rows(list(owner), self.samples)
+        chosen = choose_rows(list(owner), self.samples, self.classes)
         if not chosen:
             return None
         mine = [
             self._held[label][sample][1] for label, order, sample in chosen if owner[label, order, sample] == rank()
         ]
         if self._shape is None:
-            raise RectifyError("SaliencyMaps: a process got no validation batch; give every process at least one.")
+            raise RectifyError(f"{self.who}: a process got no validation batch; give every process at least one.")
         stacked = torch.stack(mine) if mine else torch.empty(0, *self._shape, dtype=self._dtype)
         arrived = [iter(images.cpu()) for images in gather_rows(stacked.to(device))]
         images = torch.stack([next(arrived[owner[row]]) for row in chosen])
@@ -103,15 +106,12 @@ def _class_order(label: int) -> int:
     return fold("class", label)
 
 
-def choose_rows(rows: list[tuple[int, int, int]], samples: int) -> list[tuple[int, int, int]]:
-    """Choose among (label, hash, id) rows in the order described at `PanelChoice`; return them by label and hash."""
+def choose_rows(rows: list[tuple[int, int, int]], samples: int, most: int) -> list[tuple[int, int, int]]:
+    """Choose among (label, hash, id) rows of `most` classes as described at `PanelChoice`; return them in order."""
     classes: dict[int, list[tuple[int, int, int]]] = {}
     for row in sorted(rows):
         classes.setdefault(row[0], []).append(row)
-    share = -(-samples // max(1, min(samples, len(classes))))
-    ranked = [
-        (place, _class_order(label), row)
-        for label, members in classes.items()
-        for place, row in enumerate(members[:share])
-    ]
+    first = sorted(classes, key=_class_order)[:most]
+    share = -(-samples // max(1, len(first)))
+    ranked = [(place, _class_order(label), row) for label in first for place, row in enumerate(classes[label][:share])]
     return sorted(row for _, _, row in sorted(ranked)[:samples])

@@ -19,6 +19,10 @@ from .query_panel import choose_worst_queries, worst_queries_figure
 from .threshold_figures import class_rates_figure, det_figure, utility_figure
 
 Stage = Literal["val", "test"]
+EVALUATED = (
+    *(f"recall_at_{k}" for k in (1, 2, 4, 8)),
+    *("map_at_r", "r_precision", "opis", "epsilon_opis", "eer", "classes_dropped"),
+)  # of a `RetrievalEvaluation` with its default cut-offs
 
 
 class ThresholdConsistency(FigureMoments):
@@ -63,7 +67,16 @@ class ThresholdConsistency(FigureMoments):
         super().__init__(figure_every_n_epochs)
         self.recall_floor = recall_floor
         self.queries, self.calibrate_far = queries, calibrate_far
+        self._scores: tuple[str, ...] = ()
         self._clear()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._scores = () if _evaluates_itself(pl_module) else EVALUATED
+
+    def later_keys(self) -> list[str]:
+        """What validations of a training log, but its sanity check does not."""
+        return [f"val/{name}" for name in (*self._scores, "opis_at_recall")]
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clear()

@@ -12,8 +12,18 @@ from .equal_mass import equal_mass_error
 from .kolmogorov_smirnov import ks_error
 from .probabilities import Forecast
 from .reliability import Reliability, ReliabilityDiagram
+from .score_intervals import mean_interval, share_interval
 from .selective_risk import area_under_risk_coverage, best_area
 from .smooth_calibration import smooth_error
+
+LOGGED = (
+    *("ece_top_label_l1", "ece_top_label_l1_low", "ece_top_label_l1_high", "ece_top_label_l2", "ece_top_label_max"),
+    *("ece_top_label_l1_debiased", "ece_top_label_l2_debiased", "ece_top_label_equal_mass", "ece_top_label_smooth"),
+    *("ks_top_label", "signed_gap", "over_confidence", "under_confidence", "aurc", "e_aurc"),
+    *("calibration_samples", "calibration_bins", "ece_class_wise_l1", "nll", "brier"),
+    *("brier_reliability", "brier_resolution", "brier_uncertainty"),
+)
+"""The names of `CalibrationResult.scores`, for whoever must know them before anything is counted."""
 
 
 @dataclass
@@ -22,11 +32,13 @@ class CalibrationResult:
 
     Attributes:
         scores: float32 scalars by log key, without the stage; the table is in docs/log_keys.md.
+        intervals: (low, high) of `ece_top_label_l1`, `nll`, `brier` and `error`, 95 %.
         reliability: the binned sums behind them, for the diagram.
         histogram: the fine sums of top-label confidence.
     """
 
     scores: dict[str, Tensor]
+    intervals: dict[str, Tensor]
     reliability: Reliability
     histogram: ConfidenceHistogram
 
@@ -35,7 +47,7 @@ class CalibrationSums(ReliabilityDiagram):
     """Every calibration figure of this room from one pass.
 
     `update(logits (n, K), label (n,))`; each figure equals that of its own metric class. State: (3·K + 3)·bins +
-    3·cells + 2 numbers, reduced by sum.
+    3·cells + 4 numbers, reduced by sum.
 
     Args:
         classes: K.
@@ -51,6 +63,8 @@ class CalibrationSums(ReliabilityDiagram):
     cell_confidence: Tensor
     nll: Tensor
     brier: Tensor
+    nll_square: Tensor
+    brier_square: Tensor
 
     def __init__(self, classes: int, bins: int = 15, cells: int = CELLS):
         super().__init__(bins)
@@ -61,8 +75,8 @@ class CalibrationSums(ReliabilityDiagram):
         self.add_sum("cell_count", cells, dtype=torch.int64)
         self.add_sum("cell_hits", cells, dtype=torch.int64)
         self.add_sum("cell_confidence", cells)
-        self.add_sum("nll")
-        self.add_sum("brier")
+        for name in ("nll", "brier", "nll_square", "brier_square"):
+            self.add_sum(name)
 
     def update(self, logits: Tensor, label: Tensor) -> None:
         forecast = Forecast.of(logits, label)
@@ -74,8 +88,12 @@ class CalibrationSums(ReliabilityDiagram):
         self.cell_count += cells.count
         self.cell_hits += cells.hits
         self.cell_confidence += cells.confidence
-        self.nll += forecast.negative_log_likelihood().sum(dtype=self.nll.dtype)
-        self.brier += forecast.brier().sum(dtype=self.brier.dtype)
+        nll = forecast.negative_log_likelihood().to(self.nll.dtype)
+        brier = forecast.brier().to(self.brier.dtype)
+        self.nll += nll.sum()
+        self.brier += brier.sum()
+        self.nll_square += nll.square().sum()
+        self.brier_square += brier.square().sum()
 
     def compute(self) -> CalibrationResult:  # type: ignore[override]
         """Return all figures.
@@ -97,7 +115,14 @@ class CalibrationSums(ReliabilityDiagram):
         parts = brier_parts(bins, scores["brier"])
         for name in ("reliability", "resolution", "uncertainty"):
             scores[f"brier_{name}"] = getattr(parts, name)
-        return CalibrationResult({name: score.float() for name, score in scores.items()}, reliability, histogram)
+        intervals = {
+            "ece_top_label_l1": torch.stack([scores[f"ece_top_label_l1_{end}"] for end in ("low", "high")]),
+            "nll": mean_interval(self.nll, self.nll_square, samples),
+            "brier": mean_interval(self.brier, self.brier_square, samples),
+            "error": share_interval((samples - reliability.hits.sum()).to(self.nll.dtype), samples),
+        }
+        plain = {name: score.float() for name, score in scores.items()}
+        return CalibrationResult(plain, intervals, reliability, histogram)
 
 
 def top_label_scores(reliability: Reliability, histogram: ConfidenceHistogram) -> dict[str, Tensor]:

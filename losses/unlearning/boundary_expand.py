@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...backbones.last_linear import logit_layer
 from ...errors import RectifyError
 from ...randomness import global_seed, keyed_generator
 from ..objective import Context, Step
@@ -28,13 +29,12 @@ class BoundaryExpand(UnlearningObjective):
     own_parameters = True
 
     def setup(self, backbone: nn.Module) -> None:
-        layers = [module for module in backbone.modules() if isinstance(module, nn.Linear)]
-        if not layers:
+        head = logit_layer(backbone)
+        if head is None:
             raise RectifyError(
                 f"BoundaryExpand: {type(backbone).__name__} has no linear layer, whose inputs would be the features; "
                 "choose another objective, such as BoundaryShrink."
             )
-        head = layers[-1]
         self.extra = nn.utils.skip_init(nn.Linear, head.in_features, 1, dtype=head.weight.dtype).to(head.weight.device)
         bound = head.in_features**-0.5
         for weight in self.extra.parameters():

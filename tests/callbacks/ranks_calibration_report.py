@@ -12,7 +12,8 @@ from lightning_rectify.callbacks import CalibrationReport
 torch.set_num_threads(1)
 torch.manual_seed(5)
 net = Foreign()
-run = trainer(sys.argv[1], CalibrationReport(), devices=2, strategy="ddp", use_distributed_sampler=False)
+report_card = CalibrationReport(compare_with={"earlier": f"{sys.argv[1]}/earlier.json"})
+run = trainer(sys.argv[1], report_card, devices=2, strategy="ddp", use_distributed_sampler=False)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     run.validate(net, Data(), verbose=False)

@@ -9,7 +9,7 @@ from foreign import IMAGES, LABELS, Data, Foreign, WithOutputs, trainer
 from PIL import Image
 from processes import run_ranks
 
-from lightning_rectify.callbacks import CalibrationReport
+from lightning_rectify.callbacks import CalibrationRecord, CalibrationReport, read_record
 from lightning_rectify.callbacks.reliability_figure import consistency_band
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.metrics import CalibrationSums
@@ -20,6 +20,12 @@ def expected(module, stage="val", start=1000, stop=1301):
     with torch.no_grad():
         metric.update(module.eval()(IMAGES[start:stop]), LABELS[start:stop])
     return {f"{stage}/{name}": value.item() for name, value in metric.compute().scores.items()}
+
+
+def write_earlier(path):
+    metric = CalibrationSums(10)
+    metric.update(torch.randn(50, 10), LABELS[:50])
+    CalibrationRecord.of(metric.compute(), 10, "val", 3, 30).write(path)
 
 
 def plain(metrics):
@@ -88,8 +94,10 @@ def test_several_loaders_have_their_own_keys(tmp_path):
         def validation_step(self, batch, batch_idx, dataloader_idx=0):
             pass
 
-    net, run = Module(), trainer(tmp_path, CalibrationReport())
+    report = CalibrationReport()
+    net, run = Module(), trainer(tmp_path, report)
     run.validate(net, Two(), verbose=False)
+    assert set(report.later_keys()) == set(run.callback_metrics)
     second = {f"{key}/dataloader_1": value for key, value in expected(net, start=1100).items()}
     assert plain(run.callback_metrics) == pytest.approx({**expected(net, stop=1100), **second}, rel=1e-5)
     assert len(list(tmp_path.rglob("*.png"))) == 2
@@ -130,9 +138,18 @@ def test_bad_options_are_one_sentence(options):
         CalibrationReport(**options)
 
 
+def test_what_it_says_it_will_log_is_what_it_logs(tmp_path):
+    for options in ({}, {"stages": ("test",)}):
+        report = CalibrationReport(figure_every_n_epochs=0, **options)
+        run = trainer(tmp_path, report)
+        run.validate(Foreign(), Data(), verbose=False)
+        assert set(report.later_keys()) == set(run.callback_metrics)
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
+    write_earlier(folder / "earlier.json")
     return folder, run_ranks(Path(__file__).with_name("ranks_calibration_report.py"), str(folder))
 
 
@@ -143,7 +160,21 @@ def test_two_processes_with_padding_log_what_one_logs(ranks):
     for report in reports:
         assert report["metrics"] == pytest.approx(expected(net), rel=1e-5)
         assert report["warnings"] == []
-    assert [path.name for path in folder.rglob("*.png")] == ["step_00000000.png"]
+    drawn = sorted(str(path.relative_to(folder / "figures")) for path in folder.rglob("*.png"))
+    assert drawn == [f"val_{name}/step_00000000.png" for name in ("reliability", "reliability_compared")]
+
+
+def test_two_processes_leave_the_record_of_one(ranks):
+    torch.manual_seed(5)
+    metric = CalibrationSums(10)
+    with torch.no_grad():
+        metric.update(Foreign().eval()(IMAGES[1000:1301]), LABELS[1000:1301])
+    one = CalibrationRecord.of(metric.compute(), 10, "val", 0, 0)
+    two = read_record(ranks[0] / "calibration_val.json", "")
+    assert (two.count, two.hits, two.samples) == (one.count, one.hits, 301)
+    assert two.scores == pytest.approx(one.scores, rel=1e-5)
+    for name, ends in one.intervals.items():
+        assert two.intervals[name] == pytest.approx(ends, rel=1e-5)
 
 
 def test_the_consistency_band_is_the_binomial_interval():

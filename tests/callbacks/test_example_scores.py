@@ -1,7 +1,9 @@
 """Scores of training samples against definitions, a replay of training, and gradients."""
 
 import csv
+import sys
 
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from foreign import IMAGES, LABELS, Data, trainer
@@ -9,6 +11,7 @@ from small_backbone import Small
 from torch.nn import functional as F
 
 from lightning_rectify.callbacks import ExampleScores
+from lightning_rectify.datamodules import ShardDataModule
 from lightning_rectify.errors import RectifyError
 
 
@@ -127,7 +130,68 @@ def test_what_it_cannot_score_is_one_sentence(tmp_path, options, data, words):
         trainer(tmp_path, ExampleScores(**options), limit_val_batches=0).fit(Small(), Data(train=32, **data))
 
 
-@pytest.mark.parametrize("options", [{"epochs": 0}, {"samples": 0}])
+def chosen(path, most):
+    """Write the hardest samples of a table, as docs/example_scores.md does, beside it; return the file and indices."""
+    hard = path.with_name(f"hard{path.suffix}")
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            rows = sorted(csv.DictReader(file), key=lambda row: -float(row["el2n"]))[:most]
+        with hard.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        return hard, [int(row["index"]) for row in rows]
+    table = parquet.read_table(path).sort_by([("el2n", "descending")])[:most]
+    parquet.write_table(table, hard)
+    return hard, table.column("index").to_pylist()
+
+
+def test_hard_samples_of_either_table_are_a_request_to_forget(tmp_path):
+    from lightning_rectify.backbones import ResNet
+    from lightning_rectify.lightning_modules import Classifier
+
+    rows = {}
+    for ending in ("csv", "parquet"):
+        torch.manual_seed(2)
+        data, scores = ShardDataModule("digits"), ExampleScores(file=f"scores.{ending}")
+        run = trainer(tmp_path, scores, max_epochs=2, limit_train_batches=3, limit_val_batches=0)
+        run.fit(Classifier(ResNet(10, channels=1, depth=8)), data)
+        path, hard = chosen(tmp_path / f"scores.{ending}", 7)
+        asked = ShardDataModule("digits", forget=str(path))
+        asked.setup()
+        assert asked.forget_index.tolist() == sorted(hard)
+        expected = scores.scores()[:, 0] / scores.scores()[:, 2]
+        assert set(hard) == set(expected.nan_to_num(-1).topk(7).indices.tolist())
+        rows[ending] = path
+    table = parquet.read_table(tmp_path / "scores.parquet").to_pylist()
+    with open(tmp_path / "scores.csv") as file:
+        lines = list(csv.DictReader(file))
+    assert list(table[0]) == list(lines[0])
+    assert len(table) == len(lines) > 100
+    for own, line in zip(table, lines, strict=True):
+        assert (str(own["index"]), own["key"], str(own["label"])) == (line["index"], line["key"], line["label"])
+        for name in ("el2n", "grand", "forgotten", "times"):
+            assert float(line[name]) == pytest.approx(own[name], rel=1e-5)
+    assert any(own["forgotten"] == float("inf") for own in table)
+
+
+def test_parquet_without_an_index_has_no_keys(tmp_path):
+    fitted(tmp_path, epochs=1, file="scores.parquet")
+    table = parquet.read_table(tmp_path / "scores.parquet")
+    assert table.num_rows == 64
+    assert table.column("key").null_count == table.column("label").null_count == 64
+
+
+def test_parquet_without_its_writer_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    ExampleScores(file="scores.csv")
+    with pytest.raises(RectifyError, match=r"needs pyarrow; install lightning-rectify\[parquet\], or give a name"):
+        ExampleScores(file="scores.parquet")
+
+
+@pytest.mark.parametrize(
+    "options", [{"epochs": 0}, {"samples": 0}, {"file": "scores.txt"}, {"file": "../scores.csv"}, {"file": ".csv"}]
+)
 def test_bad_options_are_one_sentence(options):
     with pytest.raises(RectifyError, match=next(iter(options))):
         ExampleScores(**options)

@@ -129,6 +129,35 @@ def test_no_sample_is_mixed_with_itself(tmp_path, monkeypatch):
         seen.clear()
 
 
+@pytest.mark.parametrize("panel", [12, 40])
+def test_the_panel_has_every_class_alike_and_pairs_within_and_between(tmp_path, monkeypatch, panel):
+    seen = []
+    update = MixGeometry.update
+    monkeypatch.setattr(MixGeometry, "update", lambda own, *args: (seen.append(args), update(own, *args))[1])
+    run = trainer(tmp_path, own := NeuralCollapse(panel=panel, figure_every_n_epochs=0))
+    for start in (1000, 1001):  # other batches of nearly the same samples, repeated at the end
+        data = Data(val=(start, 1301), batch=33)
+        run.validate(Small(), data, verbose=False)
+    for _, first, second, *_ in (seen[0], seen[11]):
+        counts = first.bincount(minlength=10)
+        assert len(first) == panel
+        assert counts[counts > 0].min() >= 2  # so that each has a partner
+        assert counts[counts > 0].max() - counts[counts > 0].min() <= 1
+        assert (counts > 0).sum() == min(10, panel // 2)
+        assert 0.3 * panel < first.eq(second).sum() < 0.8 * panel
+    assert torch.equal(seen[0][1], seen[11][1])
+    assert set(own.later_keys()) == set(run.callback_metrics)
+
+
+def test_what_is_not_measured_every_epoch_cannot_be_watched(tmp_path):
+    from pytorch_lightning.callbacks import ModelCheckpoint
+
+    best = ModelCheckpoint(tmp_path, monitor="val/nc1")
+    run = trainer(tmp_path, best, NeuralCollapse(every_n_epochs=2), enable_checkpointing=True)
+    with pytest.raises(RectifyError, match="monitor is val/nc1, which NeuralCollapse measures every 2 epochs"):
+        run.fit(Small(), Data(train=32))
+
+
 @pytest.mark.parametrize(
     ("every", "options", "expected"),
     [
@@ -193,16 +222,24 @@ def ranks(tmp_path_factory):
 def test_two_processes_log_what_one_logs(ranks, tmp_path):
     folder, reports = ranks
     torch.manual_seed(5)
-    run = trainer(tmp_path, NeuralCollapse(panel=301))
+    run = trainer(tmp_path, NeuralCollapse(panel=41))
     run.validate(Small(), Data(), verbose=False)
     for name in ("nc1", "nc2_norm", "nc2_angle", "nc3", "nc4"):
         for report in reports:
             assert report["metrics"][f"val/{name}"] == pytest.approx(
                 float(run.callback_metrics[f"val/{name}"]), rel=1e-5
             )
-    mixed = [{k: v for k, v in report["metrics"].items() if "mix" in k} for report in reports]
-    assert mixed[0] == mixed[1]  # the pairs are each rank's own, their sums are not
+        for name in ("mix_same_spread", "mix_off_plane", "mix_amplification"):
+            for report in reports:
+                assert report["metrics"][f"val/{name}"] == pytest.approx(
+                    float(run.callback_metrics[f"val/{name}"]), rel=1e-4
+                ), name
     assert len(list(folder.rglob("*.png"))) == 1
+
+
+def test_two_processes_refuse_what_one_of_them_sees(ranks):
+    for report in ranks[1]:
+        assert report["refused"].startswith("NeuralCollapse: some validation features are NaN")
 
 
 def test_two_processes_score_what_one_scores(ranks, tmp_path):

@@ -54,6 +54,18 @@ def test_it_is_stratified():
     assert counts.min() == 2 and counts.max() == 3
 
 
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_it_can_keep_to_fewer_classes(classes):
+    places, kept = torch.arange(700), sorted(range(10), key=lambda label: fold("class", label))[:classes]
+    among = places[torch.isin(LABELS[:700], torch.tensor(kept))]
+    expected = [index for _, _, index in brute_force(among, 16)]
+    for order in (places, places.flip(0)):
+        choice = PanelChoice(16, classes)
+        for batch in stream(order, 32):
+            choice.add(batch)
+        assert choice.choose(torch.device("cpu")).ids == expected
+
+
 def test_padding_does_not_count_twice():
     places = torch.cat([torch.arange(50), torch.arange(20)])
     assert choose(stream(places, 16), 16).ids == choose(stream(torch.arange(50), 16), 16).ids

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ...backbones.last_linear import logit_layer
 from ...errors import RectifyError
 from ...randomness import global_seed, keyed_generator
 from ._gradients import check_found, fisher_diagonal, looked_at
@@ -31,13 +32,14 @@ class FisherNoise(Edit):
         self.alpha, self.largest, self.head, self.per_sample = alpha, largest, head, per_sample
 
     def apply(self, backbone: nn.Module, forget: Batches, retain: Batches) -> None:
-        linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+        head = logit_layer(backbone)
+        logits = next((name for name, module in backbone.named_modules() if module is head), None)
         with looked_at(backbone, "FisherNoise") as weights:
             fisher, count = fisher_diagonal(backbone, weights, retain, self.per_sample)
         check_found("FisherNoise", 1, count)
         for name, weight in weights.items():
             deviation = (self.alpha * count / fisher[name]).sqrt().nan_to_num(nan=0.0).clamp(max=self.largest)
-            if linear and name.rpartition(".")[0] == linear[-1]:
+            if name.rpartition(".")[0] == logits:
                 deviation *= self.head
             # drawn on the CPU, so that any device has the same noise
             noise = torch.randn(weight.shape, generator=keyed_generator(global_seed(), "fisher noise", name))
