@@ -62,10 +62,10 @@ def draw_calibration_comparison(runs: Mapping[str, CalibrationRecord]) -> Figure
     reach = max(0.02, 1.15 * reach)
     upper.set(xlim=(first / bins, 1), ylim=(-reach, reach), ylabel="mean confidence − accuracy")
     upper.yaxis.set_major_locator(MaxNLocator(7, symmetric=True))
-    for place, word, side in ((0.975, "over-confident", "top"), (0.025, "under-confident", "bottom")):
+    for at, word, side in ((0.975, "over-confident", "top"), (0.025, "under-confident", "bottom")):
         paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5}
-        style = {"fontsize": 9, "color": "#666666", "style": "italic", "bbox": paper, "zorder": 5}
-        upper.text(0.012, place, word, transform=upper.transAxes, va=side, **style)
+        style = {"fontsize": 9, "color": "#666666", "style": "italic", "bbox": paper, "zorder": 2.5}
+        upper.text(0.012, at, word, transform=upper.transAxes, va=side, **style)
     lower.set(xlabel="confidence (largest probability)", ylabel="share of samples")
     lower.set_ylim(0, 1.08 * max([max(each.count) / max(1, each.samples) for each in records]) or 1)
     lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -114,9 +114,10 @@ class ExampleScores(Callback):
         rows = []
         for sample, (el2n, grand, times, forgotten, _, learnt) in enumerate(self._store.value.tolist()):
             if times:
-                named = (None, None) if index is None else (str(index.key[sample]), int(index.label[sample]))
+                key = None if index is None else str(index.key[sample])
+                label = None if index is None else int(index.label[sample])
                 count = forgotten if learnt else float("inf")
-                rows.append(ExampleRow(sample, *named, el2n / times, grand / times, count, int(times)))
+                rows.append(ExampleRow(sample, key, label, el2n / times, grand / times, count, int(times)))
         write_table(Path(trainer.default_root_dir) / self.file, rows)
 
     def scores(self) -> Tensor:

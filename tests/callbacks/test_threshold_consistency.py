@@ -36,9 +36,9 @@ class Foreign(pl.LightningModule):
         pass
 
 
-def trainer(folder, callback):
+def trainer(folder, *callbacks):
     return pl.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[callback], default_root_dir=folder,
+        accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=list(callbacks), default_root_dir=folder,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
 
@@ -84,6 +84,17 @@ def test_rates_of_every_class_equal_loops(tmp_path, data, foreign):
     assert scores["test/opis_noise_floor"] == pytest.approx(float(floor.mean()), rel=1e-4)
     drawn = {path.parent.name for path in tmp_path.glob("figures/**/*.png")}
     assert drawn == {"test_det", "test_class_utility", "test_class_rates", "test_worst_queries"}
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_what_it_says_it_will_log_is_what_it_logs(tmp_path, data, foreign):
+    module = Foreign() if foreign else Retriever(PlainNet(16, size=16, width=4), MetricLearning(SmoothAP()))
+    logged = []
+    for callbacks in ([], [own := ThresholdConsistency(figure_every_n_epochs=0)]):
+        run = trainer(tmp_path, *callbacks)
+        run.validate(module, data, verbose=False)
+        logged.append(set(run.callback_metrics))
+    assert set(own.later_keys()) == logged[1] - logged[0]
 
 
 def test_a_checkpoint_below_the_recall_floor_loses_to_any_above(tmp_path, data):
