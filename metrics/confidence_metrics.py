@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities.data import dim_zero_cat
 
+from ..collectives import gather_rows
 from ..errors import RectifyError
 from .confidence_histogram import CELLS, ConfidenceHistogram, check_cells
 from .equal_mass import equal_mass_bound, equal_mass_error
@@ -12,7 +12,7 @@ from .probabilities import Forecast, check_bins
 from .reliability import Norm
 from .selective_risk import area_under_risk_coverage, best_area, risk_coverage_bound
 from .smooth_calibration import smooth_bound, smooth_error
-from .sums import SumMetric
+from .sums import SumMetric, sum_type
 
 
 class ConfidenceMetric(SumMetric):
@@ -33,7 +33,8 @@ class ConfidenceMetric(SumMetric):
     every_hit: list[Tensor]
 
     def __init__(self, cells: int = CELLS, exact: bool = False):
-        super().__init__()
+        # every sample is gathered by `state`: torchmetrics fails where a rank has none
+        super().__init__(sync_on_compute=not exact)
         self.cells, self.exact = check_cells(cells), exact
         if exact:
             self.add_state("every_confidence", default=[], dist_reduce_fx="cat")
@@ -55,18 +56,25 @@ class ConfidenceMetric(SumMetric):
         self.confidence += batch.confidence
 
     def state(self) -> ConfidenceHistogram:
-        """The histogram as it stands on this rank (inside `compute`: of all ranks)."""
+        """The histogram as it stands on this rank (inside `compute`, and always if exact: of all ranks)."""
         if not self.exact:
             self.refuse_nan(self.confidence)
             return ConfidenceHistogram(self.count, self.hits, self.confidence, 1 / self.cells)
-        if isinstance(self.every_confidence, list) and not self.every_confidence:
+        empty = torch.zeros(0, device=self.device)
+        confidence, hit = (
+            torch.cat(gather_rows(torch.cat([empty.to(kind), *(each.to(kind) for each in _pieces(held))])))
+            for held, kind in (
+                (self.every_confidence, sum_type(self.device)),
+                (self.every_hit, torch.int64),
+            )
+        )
+        if not len(confidence):
             raise RectifyError(f"{type(self).__name__}: compute before any update; pass logits and labels first.")
-        confidence = dim_zero_cat(self.every_confidence)
         self.refuse_nan(confidence)
-        return ConfidenceHistogram.exact(confidence, dim_zero_cat(self.every_hit))
+        return ConfidenceHistogram.exact(confidence, hit)
 
     def error_bound(self) -> Tensor:
-        """Largest distance of `compute()` from the exact value, for the samples of this rank."""
+        """Largest distance of `compute()` from the exact value, for the samples of this rank; if exact, for those of all."""
         raise NotImplementedError
 
 
@@ -128,3 +136,8 @@ class ExcessRiskCoverage(AreaUnderRiskCoverage):
     def compute(self) -> Tensor:
         data = self.state()
         return (area_under_risk_coverage(data) - best_area(data)).float()
+
+
+def _pieces(held: list[Tensor] | Tensor) -> list[Tensor]:
+    """A state of rows: a list while it grows, one tensor after metrics were merged."""
+    return [held] if isinstance(held, Tensor) else held

@@ -7,16 +7,32 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import torch
+from torch import distributed
 
 torch.set_num_threads(1)
 
+LEFT_BEHIND = (
+    "PL_GLOBAL_SEED",
+    "PL_SEED_WORKERS",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+)
+"""What `seed_everything` and a strategy of one process leave in the environment."""
+
 
 @pytest.fixture(autouse=True)
-def _seeded(monkeypatch):
+def _fresh(monkeypatch):
+    """What a test finds does not depend on those that ran before it in this process."""
     torch.manual_seed(0)
-    # `seed_everything` leaves these behind, and the order of the data reads the first
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-    monkeypatch.delenv("PL_SEED_WORKERS", raising=False)
+    for name in LEFT_BEHIND:
+        monkeypatch.delenv(name, raising=False)
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="session", autouse=True)

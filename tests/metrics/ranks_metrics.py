@@ -3,6 +3,7 @@
 import torch
 from processes import report, start
 
+from lightning_rectify.errors import RectifyError
 from lightning_rectify.metrics import (
     AreaUnderRiskCoverage,
     BufferedCalibrationError,
@@ -48,6 +49,16 @@ for index in torch.arange(101)[rank::world].split(16):
     for each in single.values():
         each.update(logits[index], label[index])
 
+# no samples at all, and samples on one rank alone
+said = "nothing"
+try:
+    AreaUnderRiskCoverage(exact=True).compute()
+except RectifyError as error:
+    said = str(error)
+lopsided = AreaUnderRiskCoverage(exact=True)
+if rank == 0:
+    lopsided.update(logits, label)
+
 from lightning_rectify.calibration import ClassGaussians  # noqa: E402
 
 gaussians = ClassGaussians(4, 4)
@@ -59,6 +70,8 @@ report(
         "mean": gaussians.mean,
         "covariance": gaussians.covariance,
         "single": {name: float(each.compute()) for name, each in single.items()},
+        "unfed": said,
+        "lopsided": float(lopsided.compute()),
         "scores": {name: float(value) for name, value in result.scores.items()},
         "count": result.reliability.count,
         "kept": sum(sum(mask) for mask in masks),

@@ -50,6 +50,9 @@ def test_histograms_buffers_and_exact_modes_of_two_processes_equal_one(ranks):
         metric.update(logits, label)
     for found in ranks:
         assert found["single"] == pytest.approx({n: float(m.compute()) for n, m in single.items()}, rel=1e-6)
+        # a rank without samples counts for nothing, and no samples at all are said
+        assert found["lopsided"] == pytest.approx(float(single["aurc_exact"].compute()), rel=1e-6)
+        assert found["unfed"].startswith("AreaUnderRiskCoverage: compute before any update")
 
 
 def test_class_gaussians_of_two_processes_equal_one(ranks):
