@@ -74,7 +74,7 @@ class ConfidenceMetric(SumMetric):
         return ConfidenceHistogram.exact(confidence, hit)
 
     def error_bound(self) -> Tensor:
-        """Largest distance of `compute()` from the exact value, for the samples of this rank; if exact, for those of all."""
+        """Largest distance of `compute()` from the exact value, over this rank's samples."""
         raise NotImplementedError
 
 
