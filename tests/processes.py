@@ -31,7 +31,7 @@ def free_port() -> int:
 
 
 def run_ranks(
-    script: Path, *args: str, world_size: int = 2, timeout: float = 180, env: dict[str, str] | None = None
+    script: Path, *args: str, world_size: int = 2, timeout: float = 600, env: dict[str, str] | None = None
 ) -> list[dict[str, Any]]:
     """Run `python script args…` once per rank; return each rank's report, in rank order.
 

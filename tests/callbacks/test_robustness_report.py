@@ -101,7 +101,7 @@ def test_logs_what_a_plain_loop_finds(tmp_path, net, samples, dicts):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    return folder, run_ranks(Path(__file__).with_name("ranks_robustness_report.py"), str(folder), timeout=300)
+    return folder, run_ranks(Path(__file__).with_name("ranks_robustness_report.py"), str(folder))
 
 
 def test_two_processes_with_padding_log_what_one_finds(ranks, net, tmp_path):

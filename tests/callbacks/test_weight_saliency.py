@@ -328,7 +328,7 @@ def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     script = Path(__file__).with_name("ranks_weight_saliency.py")
     env = {"XDG_CONFIG_HOME": str(folder / "config")}  # where the key of DeepSpeed's seals lies
-    return run_ranks(script, str(folder), timeout=300, env=env), folder
+    return run_ranks(script, str(folder), timeout=600, env=env), folder
 
 
 def test_two_ranks_make_the_mask_of_one_process(ranks, tmp_path):
