@@ -13,8 +13,10 @@ A launch is import-bound (seconds), so one script holds many cases and reports t
         return run_ranks(Path(__file__).with_name("ranks_mixing.py"))
 """
 
+import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -25,9 +27,13 @@ from typing import Any
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Return a port that no other worker of this test run takes, and that no outgoing connection is given."""
+    first = 20000 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    for port in random.Random().sample(range(first, first + 1000), 1000):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def run_ranks(
@@ -83,7 +89,7 @@ def run_ranks(
         return reports
 
 
-def start(timeout_s: float = 60) -> tuple[int, int]:
+def start(timeout_s: float = 300) -> tuple[int, int]:
     """Join the gloo group described by the environment; return (rank, world size). Also works as a single process."""
     import torch
 
