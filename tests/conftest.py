@@ -33,6 +33,11 @@ def _fresh(monkeypatch):
     yield
     if distributed.is_initialized():
         distributed.destroy_process_group()
+    # what a training in this process may have set for good
+    torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision("highest")
+    torch.set_default_dtype(torch.float32)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
