@@ -22,4 +22,10 @@ ROWS = [
         ("epochs is 0", "at least 1")),
     Row("report with one bin", (*FIT, "--trainer.callbacks+={class_path: CalibrationReport, init_args: {bins: 1}}"),
         ("bins is 1", "at least 2")),
+    Row("report beside a run that is not there",
+        (*FIT, "--trainer.callbacks=[{class_path: CalibrationReport, init_args: {compare_with: {erm: runs/nowhere}}}]"),
+        ("compare_with.erm", "runs/nowhere does not exist", "give a run folder")),
+    Row("scores in an unknown format",
+        (*FIT, "--trainer.callbacks+={class_path: ExampleScores, init_args: {file: scores.xlsx}}"),
+        ("file is 'scores.xlsx'", ".csv or .parquet")),
 ]  # fmt: skip
