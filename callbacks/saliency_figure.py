@@ -111,7 +111,7 @@ def draw_aggregate(aggregates: dict[str, tuple[AggregateMaps, bool]], title: str
     for column, (name, count) in enumerate(zip(first.names(), first.counts, strict=True)):
         middle = LEFT + column * (width + GAP) + width / 2
         pen.text((middle, TOP + 8), name, fill=INK, font=_font(10), anchor="mm")
-        pen.text((middle, TOP + 24), f"{count} maps", fill=PALE, font=_font(10), anchor="mm")
+        pen.text((middle, TOP + 24), f"{count} map{'s' * (count != 1)}", fill=PALE, font=_font(10), anchor="mm")
     for place, (name, (tiles, scale, signed)) in enumerate(zip(aggregates, rows, strict=True)):
         y = TOP + HEADER + place * line
         pen.text((10, y + height / 2 - 8), name, fill=INK, font=_font(12), anchor="lm")

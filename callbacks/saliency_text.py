@@ -25,7 +25,7 @@ def descriptions(
             drift = (drifts or {}).get(method)
             old = None if drift is None or before is None else before[method][place].float()
             said = describe_map(values[place], gini[place], old, None if drift is None else float(drift[place]))
-            lines.append(f"{panel.ids[place]} ({name}, predicted {guess}), {method}: {said}")
+            lines.append(f"sample {panel.ids[place]} (label {name}, predicted {guess}), {method}: {said}")
     return lines
 
 

@@ -9,7 +9,15 @@ from ..errors import RectifyError
 from .explain import explain
 from .starting_weights import load_starting_weights
 
-SHOWN = ("insertion", "deletion", "gini", "contrast_to_runner_up", "grid_pointing_game")
+SHOWN = {  # headings of the table that is printed
+    "images": "images",
+    "insertion": "insertion",
+    "deletion": "deletion",
+    "contrast_to_runner_up": "contrast",
+    "grid_pointing_game": "in cell",
+    "leakage": "leakage",
+    "gini": "Gini",
+}
 
 
 def explain_command(cli: Any, ckpt_path: str | None, **options: Any) -> None:
@@ -27,14 +35,27 @@ def explain_command(cli: Any, ckpt_path: str | None, **options: Any) -> None:
         raise RectifyError(f"explain runs in one process; trainer.devices asks for {cli.trainer.world_size}, set 1.")
     if ckpt_path:
         if Path(ckpt_path).is_dir():
-            raise RectifyError(f"explain: {ckpt_path} is a folder of shards; convert it to one file first.")
+            raise RectifyError(
+                f"explain: --ckpt_path {ckpt_path} is a folder of shards; make one file of it with "
+                "lightning_rectify.strategies.consolidate first."
+            )
         averaged = load_starting_weights(cli.model.backbone, ckpt_path)
         rank_zero_info(f"Weights of {ckpt_path}" + (" (its moving average)" if averaged else ""))
     cli.datamodule.trainer = cli.trainer
     device = cli.trainer.strategy.root_device
     study = explain(cli.model.backbone, cli.datamodule, cli.run_folder, device=device, **options)
     shown = [name for name in SHOWN if any(name in row for row in study.methods.values())]
-    rank_zero_info(f"{'':24}" + "".join(f"{name:>24}" for name in shown))
+    rank_zero_info(f"{'':26}" + "".join(f"{SHOWN[name]:>11}" for name in shown))
     for method, row in study.methods.items():
-        rank_zero_info(f"{method:24}" + "".join(f"{row[n]:24.3f}" if n in row else " " * 24 for n in shown))
+        rank_zero_info(f"{method:26}" + "".join(_cell(row.get(name)) for name in shown))
+    rank_zero_info(
+        "Higher is better for insertion, contrast to the runner-up and the share in the cell of a grid (chance 0.25), "
+        "lower for deletion and leakage."
+    )
     rank_zero_info(f"{len(study.files)} files in {cli.run_folder}")
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return " " * 11
+    return f"{value:11d}" if isinstance(value, int) else f"{value:11.3f}"

@@ -14,7 +14,25 @@ def saliency(**options):
     )
 
 
+EXPLAIN = ("explain", *FIT[1:], "--ckpt_path", "base.ckpt", "--images", 4, "--samples", 2)
+
+
+def _shards_of_weights(folder):
+    (folder / "zero.ckpt" / "checkpoint").mkdir(parents=True)
+    (folder / "zero.ckpt" / "latest").write_text("checkpoint")
+
+
 ROWS = [
+    Row("unknown method to explain", (*EXPLAIN, "--methods", "[gradcam]"), ("methods has no 'gradcam'", "grad_cam")),
+    Row("unknown layer to explain", (*EXPLAIN, "--layer", "layer9"), ("no layer 'layer9'", "Did you mean")),
+    Row("no image to explain", (*EXPLAIN[:-1], 0), ("samples must be at least 1, got 0",)),
+    Row("untrained to explain", EXPLAIN[: len(FIT)], ("explain", "untrained", "--ckpt_path")),
+    Row("another architecture to explain", (*EXPLAIN, "--model.backbone.width", 16),
+        ("--ckpt_path base.ckpt", "another architecture", "model.backbone")),
+    Row("shards of weights to explain", (*EXPLAIN[: len(FIT)], "--ckpt_path", "zero.ckpt"),
+        ("zero.ckpt is a folder of shards", "strategies.consolidate"), _shards_of_weights),
+    Row("explain in two processes", (*EXPLAIN, "--trainer.devices", 2, "--trainer.strategy", "ddp"),
+        ("explain runs in one process", "trainer.devices asks for 2, set 1")),
     Row("unknown saliency method", ADD, ("methods has no 'gradcam'", "Did you mean grad_cam"),
         saliency(methods="[gradcam]")),
     Row("unknown layer of saliency", ADD, ("has no layer 'layer9'", "Did you mean"), saliency(layer="layer9")),

@@ -2,15 +2,28 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from explained import Net
 from foreign import IMAGES, LABELS, Data, Foreign
 from PIL import Image
 
-from lightning_rectify.attribution import class_sensitivity, grid_pointing_game, input_gradient, insertion_deletion
+from lightning_rectify.attribution import (
+    class_sensitivity,
+    grid_pointing_game,
+    input_gradient,
+    insertion_deletion,
+    random_maps,
+)
+from lightning_rectify.attribution.methods import METHODS
 from lightning_rectify.callbacks.panel import Panel
-from lightning_rectify.commands.explain import _choose, _finite, _takes_grids, explain
+from lightning_rectify.callbacks.robustness_card import _finite
+from lightning_rectify.commands.explain import explain
+from lightning_rectify.commands.explained_images import choose_images
+from lightning_rectify.commands.pointing_game import _takes_grids, grids_of_four
 from lightning_rectify.errors import RectifyError
 
 
@@ -55,7 +68,8 @@ def test_the_study_agrees_with_the_plain_functions_and_writes_its_files(net, tmp
         "explain.json", "explain.csv", "explain.txt",
     }  # fmt: skip
     assert all(Image.open(path).size[0] > 100 for path in study.files if path.suffix == ".png")
-    assert json.loads((tmp_path / "explain.json").read_text())["methods"] == study.methods
+    written = json.loads((tmp_path / "explain.json").read_text())
+    assert written["methods"] == study.methods and written["layer"] == "net.5"
     rows = list(csv.DictReader((tmp_path / "explain.csv").open()))
     assert [row["method"] for row in rows] == [*methods, "random order"]
     assert float(rows[0]["gini"]) == pytest.approx(row["gini"], rel=1e-4)
@@ -65,11 +79,9 @@ def test_the_study_agrees_with_the_plain_functions_and_writes_its_files(net, tmp
 
 
 def test_the_grid_score_is_that_of_the_pointing_game(net, tmp_path):
-    from lightning_rectify.commands.explain import _grids
-
     labels, sure = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4]), torch.tensor([1, 1, 1, 0, 1, 1, 1, 1, 1]).bool()
     # first ones of the classes 0 1 2 3, then 4 and the second ones of 0 2 3
-    assert [four.tolist() for four in _grids(labels, sure)] == [[0, 2, 4, 6], [8, 1, 5, 7]]
+    assert [four.tolist() for four in grids_of_four(labels, sure)] == [[0, 2, 4, 6], [8, 1, 5, 7]]
     study = explain(net, Alone(), tmp_path, ("input_gradient",), samples=2, images=40)
     score = study.methods["input_gradient"]["grid_pointing_game"]
     assert 0 < score < 1
@@ -106,7 +118,7 @@ class Validated(Alone):
 def test_without_test_images_those_of_validation_are_read(empty):
     data = Validated()
     data.empty = empty
-    panel, many = _choose(data, [5, 20], torch.device("cpu"))
+    panel, many = choose_images(data, [5, 20], torch.device("cpu"))
     assert len(panel) == 5 and len(many) == 20
 
 
@@ -124,11 +136,11 @@ def test_the_pointing_game_is_left_out_for_one_size_only_and_hides_no_error(net,
             return self.net(image)
 
     said = []
-    monkeypatch.setattr("lightning_rectify.commands.explain.rank_zero_info", said.append)
+    monkeypatch.setattr("lightning_rectify.commands.pointing_game.rank_zero_info", said.append)
     study = explain(Fixed(AssertionError("Input height 24")), Alone(), tmp_path, ("input_gradient",), None, 2, 40)
     assert "grid_pointing_game" not in study.methods["input_gradient"]
     assert said == ["explain: no grid pointing game, the model takes images of one size only: Input height 24"]
-    panel, _ = _choose(Alone(), [5, 40], torch.device("cpu"))
+    panel, _ = choose_images(Alone(), [5, 40], torch.device("cpu"))
     with pytest.raises(torch.OutOfMemoryError):
         _takes_grids(Fixed(torch.OutOfMemoryError("full")), panel, "cpu")
 
@@ -145,6 +157,108 @@ def test_the_pointing_game_is_left_out_for_one_size_only_and_hides_no_error(net,
 def test_bad_options_are_one_sentence(net, tmp_path, options, words):
     with pytest.raises(RectifyError, match=words):
         explain(net, Alone(), tmp_path, **options)
+
+
+class Plain(pl.LightningDataModule):
+    """Somebody else's, set up as Lightning asks: each stage makes what its loader reads, after `prepare_data`."""
+
+    def __init__(self, test=True, batch=8):
+        super().__init__()
+        self.called, self.batch = [], batch
+        if test:
+            self.test_dataloader = lambda: self._loader("test")
+
+    def prepare_data(self):
+        self.called.append("prepare")
+
+    def setup(self, stage):
+        self.called.append(stage)
+        self.ready = stage
+
+    def _loader(self, stage):
+        assert self.ready == stage
+        pairs = torch.utils.data.TensorDataset(IMAGES[1000:1040], LABELS[1000:1040])
+        return torch.utils.data.DataLoader(pairs, self.batch)
+
+    def val_dataloader(self):
+        return self._loader("validate")
+
+
+def test_a_foreign_data_module_is_set_up_for_what_is_read(net, monkeypatch):
+    with_test, without = Plain(), Plain(test=False)
+    (first,), (second,) = (choose_images(data, [20], torch.device("cpu")) for data in (with_test, without))
+    assert with_test.called == ["prepare", "test"] and without.called == ["prepare", "test", "validate"]
+    assert first.ids == second.ids and torch.equal(first.images, second.images)
+    said = []
+    monkeypatch.setattr("lightning_rectify.commands.explained_images.rank_zero_info", said.append)
+    (all_of,) = choose_images(Plain(), [1000], torch.device("cpu"))
+    assert len(all_of) == 40
+    assert said == ["explain: 40 images, balanced by class, stand for the 1000 asked for; the data hold 40."]
+
+    class Failing(Plain):
+        def test_dataloader(self):
+            raise NotImplementedError("mine")
+
+    with pytest.raises(NotImplementedError, match="mine"):  # its own error is not taken for no test data
+        choose_images(Failing(test=False), [20], torch.device("cpu"))
+
+
+def test_a_dear_method_and_its_chance_are_measured_on_the_same_images(net, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_rectify.commands.method_measures.CHEAP", 12)
+    monkeypatch.setattr("lightning_rectify.commands.explain.CHEAP", 12)
+    costly = replace(METHODS["input_gradient"], passes=13)
+    monkeypatch.setitem(METHODS, "costly", costly)
+    study = explain(net, Alone(), tmp_path, ("costly", "grad_cam"), samples=1, images=20)
+    assert [(name, row["images"]) for name, row in study.methods.items()] == [
+        ("costly", 12), ("grad_cam", 20), ("random order", 20), ("random order, 12 images", 12),
+    ]  # fmt: skip
+    (few,) = (panel.spread(12) for panel in choose_images(Alone(), [20], torch.device("cpu")))
+    for name, maps in (
+        ("costly", input_gradient(net, few.images, few.labels)),
+        ("random order, 12 images", random_maps(few.images)),
+    ):
+        found = insertion_deletion(net, few.images, few.labels, maps)
+        assert study.methods[name]["insertion"] == pytest.approx(found.normalised_insertion, abs=1e-5)
+        assert study.methods[name]["deletion"] == pytest.approx(found.normalised_deletion, abs=1e-5)
+    only = explain(net, Alone(), tmp_path, ("costly",), samples=1, images=20)
+    assert list(only.methods) == ["costly", "random order, 12 images"]
+
+
+class Given(Plain):
+    """Of these images."""
+
+    def __init__(self, images):
+        super().__init__(test=False)
+        self.images = images
+
+    def _loader(self, stage):
+        labels = torch.arange(len(self.images)) % 10
+        return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(self.images, labels), 4)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (torch.rand(6, 64), r"torch.float32 \(4, 64\), not float images \(B, C, H, W\)"),
+        (torch.randint(255, (6, 1, 8, 8), dtype=torch.uint8), "torch.uint8 .* not float images"),
+        (torch.rand(6, 3, 8, 8), "does not take images with 3 channels"),
+        (torch.rand(6, 4, 8, 8), "does not take images with 4 channels"),
+        (torch.rand(0, 1, 8, 8), "no test or validation images"),
+        (torch.rand(14, 1, 8, 8), "target holds 0 … 9, but the model has classes 0 … 3"),
+    ],
+)
+def test_data_that_cannot_be_explained_are_one_sentence(net, tmp_path, images, words):
+    net.net[-1] = torch.nn.Linear(12, 4 if len(images) == 14 else 10)
+    with pytest.raises(RectifyError, match=words):
+        explain(net, Given(images), tmp_path, ("input_gradient",))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_one_image_of_any_number_of_channels(tmp_path, channels):
+    net = Net(channels, 10).eval()  # no label is sure: no grids
+    study = explain(net, Given(torch.rand(1, channels, 10, 12)), tmp_path, ("input_gradient", "grad_cam"), None, 1, 1)
+    assert study.methods["grad_cam"]["images"] == 1 and len(study.files) == 5
 
 
 def test_the_command(command):
