@@ -9,7 +9,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.accelerators import CPUAccelerator
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
@@ -20,6 +20,7 @@ from ..datamodules import ShardDataModule
 from ..errors import RectifyError
 from ..strategies import AtomicCheckpoint
 from .calibrate_command import calibrate_command
+from .callback_list import has_progress_bar, last_of_a_kind
 from .explain_command import explain_command
 from .monitors import KnownMonitors
 from .parser import ShortErrorParser
@@ -148,8 +149,9 @@ class RectifyCLI(LightningCLI):
         if config.get("logger") in (None, True):
             loggers = [CSVLogger(self.run_folder, name="csv"), TensorBoardLogger(self.run_folder, "tensorboard")]
             kwargs["logger"] = [] if config.get("fast_dev_run") else loggers
-        if config.get("enable_progress_bar") is not False and not _has_progress_bar(config.get("callbacks")):
-            kwargs["callbacks"] = [*(config.get("callbacks") or []), Progress()]
+        kwargs["callbacks"] = last_of_a_kind(config.get("callbacks"))
+        if config.get("enable_progress_bar") is not False and not has_progress_bar(kwargs["callbacks"]):
+            kwargs["callbacks"].append(Progress())
         trainer = super().instantiate_trainer(**kwargs)
         if isinstance(trainer.accelerator, CPUAccelerator):
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -267,11 +269,6 @@ class RectifyCLI(LightningCLI):
 def _options(arguments: dict[str, Any]) -> dict[str, Any]:
     """What a subcommand takes beyond what the command line holds already."""
     return {name: value for name, value in arguments.items() if name not in ("model", "datamodule", "weights_only")}
-
-
-def _has_progress_bar(callbacks: Any) -> bool:
-    listed = callbacks if isinstance(callbacks, list) else [callbacks]
-    return any(isinstance(callback, ProgressBar) for callback in listed)
 
 
 def _user_error(error: BaseException) -> RectifyError:
