@@ -1,6 +1,7 @@
 """A fixed panel of samples: the same whatever the batch size, the order of the data and the number of processes."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -59,22 +60,31 @@ class PanelChoice:
         self._shape = shape
         self._dtype = batch.image.dtype
         for place, (sample, label) in enumerate(zip(sample_ids(batch), batch.label.tolist(), strict=True)):
-            order = fold("panel", sample)
-            held = self._held.setdefault(label, {})
-            if sample not in held and (len(held) < self._share() or order < max(key for key, _ in held.values())):
+            if label not in self._held:
+                if len(self._held) == self.classes and _class_order(label) > max(map(_class_order, self._held)):
+                    continue  # the panel is full of classes that come first
+                self._held[label] = {}
+            elif sample in self._held[label]:
+                continue
+            held, order = self._held[label], fold("panel", sample)
+            if len(held) < self._share() or order < max(key for key, _ in held.values()):
                 held[sample] = order, batch.image[place].detach().to("cpu", copy=True)
-                self._prune()
+                self._prune(label)
 
     def _share(self) -> int:
         """The most samples one class can give: fewer classes than there are in all only make it larger."""
         return -(-self.samples // min(self.classes, max(1, len(self._held))))
 
-    def _prune(self) -> None:
-        for label in sorted(self._held, key=_class_order)[self.classes :]:
-            del self._held[label]
-        for label, held in self._held.items():
-            first = sorted(held.items(), key=lambda item: item[1][0])[: self._share()]
-            self._held[label] = dict(first)
+    def _prune(self, label: int) -> None:
+        """Drop what a new sample of this class leaves without a place."""
+        if len(self._held) > self.classes:
+            del self._held[max(self._held, key=_class_order)]
+        share = self._share()
+        # the first sample of a class may have lessened the share of all
+        for each in [label] if len(self._held.get(label, ())) > 1 else list(self._held):
+            held = self._held.get(each, {})
+            if len(held) > share:
+                self._held[each] = dict(sorted(held.items(), key=lambda item: item[1][0])[:share])
 
     def choose(self, device: torch.device) -> Panel | None:
         """Agree on the panel over all ranks (a collective); None if no rank saw a sample.
@@ -102,6 +112,7 @@ class PanelChoice:
         return Panel([sample for _, _, sample in chosen], torch.tensor([label for label, _, _ in chosen]), images)
 
 
+@cache
 def _class_order(label: int) -> int:
     return fold("class", label)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from foreign import IMAGES, LABELS
 
-from lightning_rectify.callbacks import ImageBatch, PanelChoice
+from lightning_rectify.callbacks import ImageBatch, PanelChoice, choose_rows
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.randomness import fold
 
@@ -45,6 +45,45 @@ def test_equals_brute_force_in_any_order_and_batch_size(samples, stop):
         assert panel.ids == expected
         assert torch.equal(panel.images, IMAGES[expected])
         assert torch.equal(panel.labels, LABELS[expected])
+
+
+@pytest.mark.parametrize("samples", [1, 7, 50, 300])
+def test_many_classes_equal_brute_force_on_one_rank_and_on_two_and_few_images_are_copied(samples, monkeypatch):
+    draw = torch.Generator().manual_seed(samples)
+    labels = torch.randint(200, (3000,), generator=draw)
+    images = torch.arange(3000.0).view(-1, 1, 1, 1)
+    classes = {}
+    for index, label in enumerate(labels.tolist()):
+        classes.setdefault(label, []).append(index)
+    share = -(-samples // min(samples, len(classes)))
+    rows = []
+    for label, members in classes.items():
+        ordered = sorted(members, key=lambda index: fold("panel", index))[:share]
+        rows += [(place, fold("class", label), label, index) for place, index in enumerate(ordered)]
+    expected = [i for _, _, i in sorted((lab, fold("panel", i), i) for _, _, lab, i in sorted(rows)[:samples])]
+    copies = []
+    plain = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *a, **k: copies.append(1) or plain(x, *a, **k))
+
+    def looked(places):
+        choice = PanelChoice(samples)
+        for part in places.split(37):
+            choice.add(ImageBatch(images[part], labels[part], part))
+        return choice
+
+    choice = looked(torch.randperm(3000, generator=draw))
+    # a class is drawn out of so many by chance: the harmonic sum of records, not every sample
+    assert len(copies) < samples * (2 + share) * 8
+    panel = choice.choose(torch.device("cpu"))
+    assert panel.ids == expected and panel.images.flatten().tolist() == expected
+    order = torch.randperm(3000, generator=draw)
+    found = [
+        (label, key, sample)
+        for half in (order[:1400], order[1400:])
+        for label, held in looked(half)._held.items()
+        for sample, (key, _) in held.items()
+    ]
+    assert [sample for _, _, sample in choose_rows(found, samples)] == expected
 
 
 def test_it_is_stratified():
