@@ -1,29 +1,26 @@
 """An observer: where the network sees its evidence, on the same images in every epoch."""
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from ..attribution.aggregation import aggregate_maps
-from ..attribution.layers import last_spatial_layer, spatial_layers
-from ..attribution.map_numbers import map_drift, map_statistics
-from ..attribution.methods import METHODS, saliency_method
+from ..attribution.methods import METHODS
 from ..errors import RectifyError
 from ..strategies.guard import SPLIT_WEIGHTS, kind
 from .batches import image_batch
 from .figure_moments import FigureMoments, _is_last_validation
 from .figures import log_figure
 from .panel import Panel, PanelChoice
-from .panel_study import Row, panel_curves, panel_maps, panel_sensitivity, rows_of, scaled_maps, weights_dtype
-from .saliency_figure import MapRow, draw_aggregate, draw_saliency, usual_scale
+from .panel_study import Row, panel_maps, rows_of, scaled_maps, weights_dtype
+from .saliency_figure import draw_aggregate, draw_saliency
+from .saliency_keys import PREFIX, check_watched, method_periods, saliency_periods
+from .saliency_layers import compared_layers, explained_layers
+from .saliency_numbers import saliency_scores
+from .saliency_scales import Scales, fixing_epoch, prediction_row, scaled_row
 from .saliency_text import _captions, log_descriptions
-
-MOST_LAYERS = 8
-STEPS = 8
 
 
 class SaliencyMaps(FigureMoments):
@@ -80,18 +77,12 @@ class SaliencyMaps(FigureMoments):
             if value < 0:
                 raise RectifyError(f"SaliencyMaps: {key} must be 0 or more, got {value}.")
         super().__init__(every_n_epochs)
-        slow = max(1, thorough_every_n_epochs)
-        self.periods: dict[str, int] = {}
-        for name in methods:
-            costly = saliency_method(name, "SaliencyMaps").passes > 128
-            self.periods[name] = methods[name] if isinstance(methods, Mapping) else slow if costly else 1
-            if self.periods[name] < 1:
-                raise RectifyError(f"SaliencyMaps: methods has {name}: {self.periods[name]}; give epochs from 1 on.")
-        self.samples, self.methods, self.layer = samples, tuple(methods), layer
-        self.every_n_epochs, self.reference_epoch = every_n_epochs, reference_epoch
-        self.thorough_every_n_epochs, self.aggregate = thorough_every_n_epochs, aggregate
+        self.periods = method_periods(methods, max(1, thorough_every_n_epochs))
+        self.samples, self.methods, self.layer, self.aggregate = samples, tuple(methods), layer, aggregate
+        self.every_n_epochs, self.thorough_every_n_epochs = every_n_epochs, thorough_every_n_epochs
+        self.reference_epoch = reference_epoch
         self.panel: Panel | None = None
-        self.scales: dict[str, tuple[float, int]] = {}  # method@layer -> (strongest value, the epoch that fixed it)
+        self.scales: Scales = {}
         self._choice: PanelChoice | None = None
         self._stream: PanelChoice | None = None
         self._rows: list[Row] | None = None
@@ -119,6 +110,16 @@ class SaliencyMaps(FigureMoments):
                 "SaliencyMaps takes its panel from the validation data, but this run has no validation; "
                 "give it a validation loader or remove the callback."
             )
+        check_watched(trainer, self._key_periods(), layers_known=False)
+
+    def later_keys(self) -> list[str]:
+        """What validations of a training log, but its sanity check does not; layers are known once a batch was seen."""
+        return list(self._key_periods())
+
+    def _key_periods(self) -> dict[str, int]:
+        layers = [self.layer] if isinstance(self.layer, str) else list(self.layer or [""])
+        rows = rows_of(self.methods, layers) if self._rows is None else self._rows
+        return saliency_periods(rows, self.periods, self.every_n_epochs, self.thorough_every_n_epochs, self._layers)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_began = time.perf_counter()
@@ -149,6 +150,7 @@ class SaliencyMaps(FigureMoments):
         began = time.perf_counter()
         if self._rows is None:
             self._try(pl_module, batch)
+            check_watched(trainer, self._key_periods())
         for choice in (self._choice, self._stream):
             if choice is not None:
                 choice.add(image_batch(batch, "SaliencyMaps"))
@@ -190,22 +192,19 @@ class SaliencyMaps(FigureMoments):
         cheap = [row for row in self._now if row.cheap]
         if bool((prediction != panel.labels).any()):
             others = panel_maps(pl_module, panel, cheap, prediction)
-        scores, drifts = self._curves(pl_module, panel, maps)
+        scores, drifts = saliency_scores(pl_module, panel, maps, self._before, self._layers, self._thorough)
         self._log(trainer, pl_module, scores)
         stream = None if self._stream is None else self._stream.choose(pl_module.device)
         self._stream = None
         whole = {} if stream is None or not cheap else panel_maps(pl_module, stream, cheap, stream.labels, True)
-        rows = [self._row(row, maps[row.key], self._fixes(trainer)) for row in self._now]
+        fix = fixing_epoch(trainer, self.reference_epoch)
+        rows = [scaled_row(self.scales, row, maps[row.key], fix) for row in self._now]
         epoch, step = self._moment(trainer)
         if trainer.is_global_zero:
             names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
             captions = _captions(panel, logits, names)
             wrong = (prediction != panel.labels).view(-1, 1, 1)
-            for row in cheap if others else []:
-                scale, reference = self.scales.get(row.scale_key, (usual_scale(maps[row.key]), None))
-                shown = torch.where(wrong, others[row.key], torch.full_like(others[row.key], torch.nan))
-                signed = METHODS[row.method].signed
-                rows.append(MapRow(row.title, shown, scale, reference, signed, "of the prediction"))
+            rows += [prediction_row(self.scales, row, maps, others, wrong) for row in cheap if others]
             title = f"saliency of the label, epoch {epoch}, step {step}"
             log_figure(trainer, "val/saliency", draw_saliency(panel.images, captions, rows, title), step)
             log_descriptions(trainer, "val/saliency", step, panel, captions, maps, self._before, drifts)
@@ -224,52 +223,20 @@ class SaliencyMaps(FigureMoments):
         whole = panel_maps(pl_module, panel, self._now, panel.labels, with_logits=True)
         return whole, whole.pop("logits")
 
-    def _curves(
-        self, pl_module: LightningModule, panel: Panel, maps: dict[str, Tensor]
-    ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """What is logged, by key below `val/saliency/`, and the drift of each map."""
-        scores: dict[str, float] = {}
-        drifts: dict[str, Tensor] = {}
-        for key, values in maps.items():
-            scores |= {f"{key}/{name}": float(value.mean()) for name, value in map_statistics(values).items()}
-            if key in self._before and self._before[key].shape == values.shape:
-                drifts[key] = map_drift(scaled_maps(values), self._before[key])
-                scores[f"{key}/drift"] = float(drifts[key].mean())
-        if self._layers:
-            for layer, value in panel_sensitivity(pl_module, panel, self._layers).items():
-                scores[f"class_sensitivity/{layer.removeprefix('backbone.').replace('.', '_')}"] = value
-        if self._thorough:
-            for key, curves in panel_curves(pl_module, panel, maps, STEPS).items():
-                scores[f"{key}/insertion"] = curves.normalised_insertion
-                scores[f"{key}/deletion"] = curves.normalised_deletion
-        return scores, drifts
-
     def _log(self, trainer: Trainer, pl_module: LightningModule, scores: dict[str, float]) -> None:
         # equal on all ranks already; sync_dist only keeps Lightning from warning that it might not be
-        logged = {f"val/saliency/{name}": value for name, value in scores.items()}
+        logged = {f"{PREFIX}{name}": value for name, value in scores.items()}
         pl_module.log_dict(logged, sync_dist=trainer.world_size > 1, rank_zero_only=False)
 
     def _try(self, pl_module: LightningModule, batch: Any) -> None:
         """Find the layers and explain one image: what cannot work shall fail at the first batch, not after an epoch."""
         found = image_batch(batch, "SaliencyMaps")
         image = found.image[:1].to(weights_dtype(pl_module)) if found.image.is_floating_point() else found.image[:1]
-        layers = [self.layer] if isinstance(self.layer, str) else list(self.layer or ())
-        if not layers and any(METHODS[method].needs_layer for method in self.methods):
-            layer = last_spatial_layer(pl_module, image)
-            if layer is None:
-                free = [name for name in self.methods if not METHODS[name].needs_layer] or ["input_gradient"]
-                raise RectifyError(
-                    f"SaliencyMaps: {type(pl_module).__name__} has no layer with a spatial output (B, C, h, w), "
-                    f"which Grad-CAM and its like need; set methods: [{', '.join(free)}], or name a layer of tokens "
-                    "(such as layer: model.blocks.11.norm1)."
-                )
-            layers = [layer]
-        rows = rows_of(self.methods, layers)
+        rows = rows_of(self.methods, explained_layers(pl_module, image, self.methods, self.layer))
         for row in rows:
             if row.cheap:
                 row.explain(pl_module, image, found.label[:1])
-        stages = spatial_layers(pl_module, image)
-        self._layers = stages[:: -(-len(stages) // MOST_LAYERS)] if stages else []
+        self._layers = compared_layers(pl_module, image)
         self._rows = rows
 
     def _turn(self, trainer: Trainer, name: str, every: int) -> bool:
@@ -281,20 +248,3 @@ class SaliencyMaps(FigureMoments):
             return False
         self._last[name] = epoch
         return True
-
-    def _row(self, row: Row, maps: Tensor, fix: int | None) -> MapRow:
-        signed = METHODS[row.method].signed
-        if row.scale_key in self.scales:
-            return MapRow(row.title, maps, *self.scales[row.scale_key], signed)
-        scale = usual_scale(maps)
-        if fix is None or not maps.any():  # maps that are all zero fix nothing
-            return MapRow(row.title, maps, scale, None, signed)
-        self.scales[row.scale_key] = scale, fix
-        return MapRow(row.title, maps, scale, fix, signed)
-
-    def _fixes(self, trainer: Trainer) -> int | None:
-        """The current epoch if it is the one to fix the scales, or later."""
-        reference = self.reference_epoch
-        if reference is None:
-            reference = max(trainer.max_epochs or 0, 0) // 4
-        return trainer.current_epoch if trainer.state.fn == "fit" and trainer.current_epoch >= reference else None

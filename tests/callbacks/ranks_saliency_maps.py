@@ -1,6 +1,7 @@
 """Two processes: the panel and its maps, and DDP training with and without the callback."""
 
 import sys
+import warnings
 
 import torch
 from foreign import Data, Foreign, trainer
@@ -23,9 +24,12 @@ for kind in ("dicts", "tuples"):
     torch.manual_seed(5)
     look = Recording(samples=13)
     run = trainer(f"{sys.argv[1]}/{kind}", look, **two)
-    run.validate(Foreign(), Data(dicts=kind == "dicts"), verbose=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run.validate(Foreign(), Data(dicts=kind == "dicts"), verbose=False)
     logged = {key: float(value) for key, value in run.callback_metrics.items()}
     found[kind] = {"ids": look.panel.ids, "images": look.panel.images, "logged": logged, **look.maps}
+    found[kind]["warnings"] = [str(each.message) for each in caught if "sync_dist" in str(each.message)]
 
 found["losses"] = []
 for callbacks in ([], [SaliencyMaps()]):

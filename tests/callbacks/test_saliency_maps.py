@@ -9,7 +9,7 @@ import torch
 from foreign import IMAGES, LABELS, Data, Foreign, trainer
 from PIL import Image
 from processes import run_ranks
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
 from lightning_rectify.attribution import (
@@ -24,6 +24,7 @@ from lightning_rectify.attribution import (
     saliency_method,
 )
 from lightning_rectify.callbacks import SaliencyMaps, scaled_maps
+from lightning_rectify.commands.monitors import KnownMonitors
 from lightning_rectify.errors import RectifyError
 
 
@@ -337,6 +338,36 @@ def test_bad_options_are_one_sentence(options, words):
         SaliencyMaps(**options)
 
 
+def test_a_checkpoint_can_watch_what_every_validation_logs(tmp_path):
+    look = SaliencyMaps(samples=4, methods={"grad_cam": 1, "smooth_grad": 1}, thorough_every_n_epochs=1, aggregate=0)
+    save = ModelCheckpoint(tmp_path / "saved", monitor="val/saliency/grad_cam/mass", mode="max")
+    stop = EarlyStopping("val/saliency/class_sensitivity/net_3")
+    run = trainer(tmp_path, look, save, stop, KnownMonitors(), enable_checkpointing=True, num_sanity_val_steps=1)
+    run.fit(Foreign(), Data(train=64))
+    assert save.best_model_score is not None
+    assert set(look.later_keys()) == {key for key in run.callback_metrics if key.startswith("val/saliency/")}
+
+
+@pytest.mark.parametrize(
+    ("monitor", "words"),
+    [
+        (
+            "grad_cam/mas",
+            "grad_cam/mas, which SaliencyMaps does not log. Did you mean val/saliency/grad_cam",
+        ),
+        ("grad_cam/drift", "has no value at the first validation"),
+        ("grad_cam/insertion", "measures every 5 epochs only"),
+        ("class_sensitivity/net_99", "class_sensitivity/net_99, which SaliencyMaps does not log"),
+    ],
+)
+def test_a_checkpoint_that_would_watch_an_old_value_or_none_is_refused_before_training(tmp_path, monitor, words):
+    save, net = ModelCheckpoint(tmp_path, monitor=f"val/saliency/{monitor}"), Foreign()
+    options = {"enable_checkpointing": True, "num_sanity_val_steps": 1}
+    with pytest.raises(RectifyError, match=words):
+        trainer(tmp_path, SaliencyMaps(samples=2), save, KnownMonitors(), **options).fit(net, Data(train=64))
+    assert net.losses == []
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
@@ -353,7 +384,7 @@ def test_two_processes_choose_and_draw_what_one_does(ranks, kind, tmp_path):
     mine = {key: float(value) for key, value in run.callback_metrics.items()}
     assert len(mine) == 14
     for report in (found[kind] for found in reports):
-        assert report["ids"] == look.panel.ids
+        assert report["ids"] == look.panel.ids and not report["warnings"]
         assert report["images"] == look.panel.images.tolist()
         torch.testing.assert_close(torch.tensor(report["grad_cam"]), look.maps["grad_cam"])
         torch.testing.assert_close(torch.tensor(report["input_gradient"]), look.maps["input_gradient"])
