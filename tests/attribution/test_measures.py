@@ -7,6 +7,7 @@ import pytest
 import torch
 from explained import case, trace
 from scipy.stats import entropy, spearmanr
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from lightning_rectify.attribution import (
@@ -294,6 +295,37 @@ def test_diff_roar_with_a_learner_of_one_pixel():
     assert torch.equal(kept[:, 0, 1, 2], label.float()) and (kept[:, 0, 0] == 0.25).all()
 
 
+def test_diff_roar_tells_the_mask_from_what_is_in_it():
+    """Images of noise, and maps that keep pixels on the side of the label: only the mask can be learnt."""
+    generator = torch.Generator().manual_seed(0)
+    noise, label = torch.rand(600, 1, 4, 6, generator=generator), torch.randint(2, (600,), generator=generator)
+    maps = torch.rand(600, 4, 6, generator=generator)
+    maps[:, :, 3:] += label.view(-1, 1, 1)
+    maps[:, :, :3] += 1 - label.view(-1, 1, 1)
+    signal = noise.clone()
+    signal[:, 0] += 2 * label.view(-1, 1, 1)  # every pixel tells
+
+    def accuracies(images, share=0.3, **options):
+        def train(kept):
+            learner = LogisticRegression(max_iter=2000).fit(features(kept), label[:400])
+            return lambda x, y: learner.score(features(x), y)
+
+        found = diff_roar(
+            images[:400], maps[:400], train, images[400:], maps[400:], label[400:], kept=(share,), **options
+        )
+        return (*found.top, *found.bottom)
+
+    def features(x):  # of each pixel its value and whether it was filled with the constant
+        return torch.cat((x.flatten(1), (x == 7.0).float().flatten(1)), 1).numpy()
+
+    assert min(accuracies(noise, fill=7.0)) > 0.95  # as if the noise told the label
+    assert max(accuracies(noise, fill="others")) < 0.62
+    assert min(accuracies(signal, fill=7.0, mask_only=True)) > 0.95
+    assert max(accuracies(signal, fill="others", mask_only=True)) < 0.62
+    assert max(accuracies(signal, 0.6, fill="others", mask_only=True)) < 0.62
+    assert min(accuracies(signal, 0.6, fill="others")) > 0.9  # what is kept still tells, and is the larger part
+
+
 def test_the_region_of_half_the_mass_is_found_by_search():
     map = torch.zeros(12, 12)
     map[8:12, 0:4] = 1
@@ -321,6 +353,10 @@ def test_the_region_of_half_the_mass_is_found_by_search():
         (lambda n, x, t: grid_pointing_game(n, x, t, input_gradient), "3 images do not fill grids of 2x2"),
         (lambda n, x, t: aggregate_maps(x[:, 0], x[0, 0, 0]), "give one score a map"),
         (lambda n, x, t: diff_roar(x, x[:, 0], None, x, x[:, 0], t, kept=(1.0,)), "kept has 1.0"),
+        (
+            lambda n, x, t: diff_roar(x, x[:, 0], None, x, x[:, 0], t, fill="mean"),
+            "fill is 'mean'; give a value, others",
+        ),
         (lambda n, x, t: class_sensitivity(n, x, ["linear"]), "Class sensitivity needs an output"),
     ],
 )
