@@ -28,7 +28,9 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
 
 
 def last_spatial_layer(model: nn.Module, image: Tensor) -> str | None:
-    """Return the name of the last module to output (B, C, h, w) with h·w > 1, None if there is none.
+    """Return the name of the last module to output (B, C, h, w) with h·w > 1, or of a transformer's last block but one.
+
+    None if there is neither.
 
     The output must be shaped like the image: heads of attention (B, heads, N, d) and channels last are not. Where
     tokens (B, N, D) follow, as after a patch embedding, what came before them does not count. One
@@ -61,17 +63,22 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str | None:
     finally:
         for handle in handles:
             handle.remove()
-    return found[-1] if found else None
+    if found or not tokens:
+        return found[-1] if found else None
+    stages = spatial_layers(model, image)
+    return stages[-1] if stages and stages[-1].rpartition(".")[0] in _stacks(model) else None
 
 
 def spatial_layers(model: nn.Module, image: Tensor) -> list[str]:
     """Return the names of the outermost modules with a convolution or a patch embedding and a spatial output.
 
     In a ResNet these are its stem and stages, in a Sequential its convolutions, in a transformer its patch embedding
-    and blocks. They stand in the order in which they run. One forward pass over `image` (B, C, H, W) tells.
+    and blocks, without the last one where a class token alone reads it.
+    They stand in the order in which they run. One forward pass over `image` (B, C, H, W) tells.
     """
     outputs: list[str] = []
     size = image.shape[2:]
+    tokens: dict[str, int] = {}
 
     def spatial(output: Any) -> bool:
         if not isinstance(output, Tensor) or not output.is_floating_point():
@@ -83,6 +90,8 @@ def spatial_layers(model: nn.Module, image: Tensor) -> list[str]:
     def note(name: str, output: Any) -> None:
         if spatial(output) and name not in outputs:
             outputs.append(name)
+            if output.ndim == 3:
+                tokens[name] = output.shape[1]
 
     learned = [
         name
@@ -99,7 +108,35 @@ def spatial_layers(model: nn.Module, image: Tensor) -> list[str]:
     finally:
         for handle in handles:
             handle.remove()
-    return [name for name in outputs if not any(name.startswith(f"{other}.") for other in outputs)]
+    outer = [name for name in outputs if not any(name.startswith(f"{other}.") for other in outputs)]
+    return [part for name in outer for part in _blocks(model, name, tokens, image)]
+
+
+def _blocks(model: nn.Module, name: str, tokens: dict[str, int], image: Tensor) -> list[str]:
+    """The blocks of a transformer's encoder, for anything else its own name.
+
+    Where a class token reads the others, nothing reads the patches after the last block: their gradient is 0 there.
+    """
+    inside = [stack for stack in _stacks(model) if f"{stack}.".startswith(f"{name}.")]
+    blocks = [part for part in tokens if part.rpartition(".")[0] in inside]
+    if name not in tokens or not blocks:
+        return [name]
+    height, width = image.shape[2:]
+    count = tokens[blocks[-1]]
+    rows = round((count * height / width) ** 0.5)
+    only_patches = rows > 0 and rows * (rows * width // height) == count
+    return blocks if only_patches else blocks[:-1]
+
+
+def _stacks(model: nn.Module) -> set[str]:
+    """The names of what holds nothing but modules of one class that have parts of their own, as blocks do."""
+    found = set()
+    for name, module in model.named_modules():
+        parts = list(module.children())
+        alike = isinstance(module, nn.Sequential | nn.ModuleList) and len({type(part) for part in parts}) == 1
+        if alike and next(parts[0].children(), None) is not None:
+            found.add(name)
+    return found
 
 
 def _like_image(output: Tensor, image: Tensor) -> bool:

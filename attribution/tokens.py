@@ -33,11 +33,13 @@ def patch_grid(tokens: Tensor, size: tuple[int, int], prefix: int | None = None)
 def spatial_grid(output: Tensor, size: tuple[int, int], name: str, who: str = "Grad-CAM") -> Tensor:
     """Return a layer's output as (B, c, h, w): a CNN's as it is, a transformer's tokens by `patch_grid`.
 
+    An output (B, h, w, c), as a Swin transformer's, is told by its sides: they have the shape of the image only so.
+
     Raises:
         RectifyError: the output is neither.
     """
     if output.ndim == 4:
-        return output
+        return output.permute(0, 3, 1, 2) if _channels_last(output, size) else output
     if output.ndim == 3:
         return patch_grid(output, size)
     raise RectifyError(
@@ -49,3 +51,11 @@ def spatial_grid(output: Tensor, size: tuple[int, int], name: str, who: str = "G
 def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Return maps (B, h, w) bilinearly at the size (H, W) of the images."""
     return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False).squeeze(1)
+
+
+def _channels_last(output: Tensor, size: tuple[int, int]) -> bool:
+    first, second, last = output.shape[1:]
+    height, width = size
+    as_it_is, turned = second * width / (last * height), first * width / (second * height)
+    fits = 0.6 <= as_it_is <= 1.7 and last <= width
+    return not fits and 0.8 <= turned <= 1.25 and first <= height and second <= width

@@ -61,7 +61,9 @@ class _Masked(Tensor):
                 return rule(func, known, *plain, **options)
             result = func(*plain, **options)
             if isinstance(result, Tensor) and result.ndim == 4:
-                return _masked(result, _fitted(known, result))
+                # a shift (of a batch norm, a bias) would stand where the image is missing, and a flattening pass it on
+                known = _fitted(known, result)
+                return _masked(torch.where(known > 0, result, 0), known) if result.is_floating_point() else result
             return result
 
 

@@ -20,6 +20,7 @@ from lightning_rectify.attribution import (
     map_infidelity,
     map_sensitivity,
 )
+from lightning_rectify.attribution.travelling_mask import _masked
 from lightning_rectify.backbones import ResNet
 from lightning_rectify.errors import RectifyError
 
@@ -130,6 +131,27 @@ def test_what_is_missing_has_no_influence_and_a_whole_image_is_itself(name):
     assert torch.equal(layer_masked_logits(net, other, known), masked)
     with torch.no_grad():
         assert not torch.allclose(net(images * known[:, None]), masked)
+
+
+def test_a_head_that_flattens_sees_0_where_the_image_is_missing_and_no_shift():
+    torch.manual_seed(0)
+    conv, norm, head = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Linear(3 * 64, 4)
+    norm.running_mean.normal_()
+    nn.init.constant_(norm.bias, 5.0)
+    net = nn.Sequential(conv, norm, nn.ReLU(), nn.Flatten(), head).double().eval()
+    images = torch.rand(2, 2, 8, 8, dtype=torch.float64)
+    known = torch.zeros(2, 8, 8)
+    known[:, 1:4, 2:6] = 1
+    with torch.no_grad():
+        filled = filled_from_neighbours(images, known[:, None].double(), 3)
+        reached = torch.zeros(2, 1, 8, 8)
+        reached[:, :, 0:5, 1:7] = 1
+        expected = head((norm(conv(filled)).relu() * reached).flatten(1))
+        torch.testing.assert_close(layer_masked_logits(net, images, known), expected)
+        nothing = net(_masked(images * 0, torch.zeros(2, 1, 8, 8, dtype=torch.float64)))
+        assert torch.equal(nothing.as_subclass(torch.Tensor), head(torch.zeros(2, 192, dtype=torch.float64)))
+    other = torch.where(known[:, None] > 0, images, 7.0)
+    assert torch.equal(layer_masked_logits(net, other, known), layer_masked_logits(net, images, known))
 
 
 def test_a_constant_image_stays_itself_however_little_of_it_is_known():

@@ -3,10 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from explained import case, trace
 from torch import nn
 
 from lightning_rectify.attribution import (
+    class_sensitivity,
     grad_cam,
     last_spatial_layer,
     linear_approximation,
@@ -171,8 +173,8 @@ def test_a_vision_transformer_is_explained_on_its_patch_grid():
     maps = norm_grad(net, images, target, "model.blocks.0")
     torch.testing.assert_close(maps, F.interpolate(expected, (32, 32), mode="bilinear").squeeze(1))
     assert grad_cam(net, images, target, "model.blocks.1.norm1").shape == (2, 32, 32)
-    assert "model.blocks" in spatial_layers(net, images)
-    assert last_spatial_layer(net, images[:1]) is None  # tokens only: heads of attention are no pixels
+    blocks = [name for name in spatial_layers(net, images) if name.startswith("model.blocks.")]
+    assert last_spatial_layer(net, images[:1]) == blocks[-1]  # tokens: heads of attention are no pixels
 
 
 def test_attention_norms_and_heads_are_no_spatial_layer():
@@ -182,7 +184,7 @@ def test_attention_norms_and_heads_are_no_spatial_layer():
     shapes = []
     net.model.blocks[0].attn.k_norm.register_forward_hook(lambda m, i, o: shapes.append(tuple(o.shape)))
     assert last_spatial_layer(net, torch.rand(1, 3, 32, 32)) is None
-    assert shapes == [(1, 2, 17, 16)]
+    assert set(shapes) == {(1, 2, 17, 16)}
     last = nn.Sequential(nn.Conv2d(3, 64, 8, 8), nn.Flatten(2), nn.Linear(16, 16), nn.Unflatten(2, (4, 4)))
     assert last_spatial_layer(last, torch.rand(1, 3, 32, 32)) == "3"  # tokens that become a map again
 
@@ -214,3 +216,51 @@ def test_bad_input_is_one_sentence_and_leaves_no_hook(call, words):
     with pytest.raises(RectifyError, match=words):
         call(net, images, target)
     assert trace(net) == before
+
+
+def vision_transformer():
+    net = torchvision.models.VisionTransformer(32, 8, 3, 2, 24, 48, num_classes=4)
+    torch.nn.init.normal_(net.heads.head.weight)
+    return net
+
+
+TRANSFORMERS = {
+    "torchvision": (vision_transformer, ["conv_proj", *(f"encoder.layers.encoder_layer_{place}" for place in (0, 1))]),
+    "ours": (
+        lambda: TimmBackbone("test_vit", 4, options={"img_size": 32}),
+        ["model.patch_embed", *(f"model.blocks.{place}" for place in range(5))],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_the_layers_of_a_transformer_are_its_blocks_but_the_last(name):
+    make, layers = TRANSFORMERS[name]
+    torch.manual_seed(0)
+    net, images, target = make().eval(), torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
+    assert spatial_layers(net, images) == layers and last_spatial_layer(net, images) == layers[-1]
+    maps = norm_grad_layers(net, images, target)
+    assert list(maps) == layers and all(values.flatten(1).any(1).all() for values in maps.values())
+    assert not any(values.isnan().any() for values in class_sensitivity(net, images).values())
+    last, found = layers[-1][:-1] + str(int(layers[-1][-1]) + 1), {}
+    assert not norm_grad(net, images, target, last).any()  # a class token leaves the others without gradient
+    handle = dict(net.named_modules())[layers[-1]].register_forward_hook(lambda m, i, o: found.update(output=o))
+    (gradient,) = torch.autograd.grad(net(images).gather(1, target[:, None]).sum(), [found["output"]])
+    handle.remove()
+    grid = (found["output"].norm(dim=2) * gradient.norm(dim=2))[:, 1:]
+    grid = grid.view(2, 1, round(grid.shape[1] ** 0.5), -1)
+    expected = torch.nn.functional.interpolate(grid, (32, 32), mode="bilinear", align_corners=False)[:, 0]
+    torch.testing.assert_close(maps[layers[-1]], expected)
+
+
+def test_channels_last_are_turned():
+    torch.manual_seed(0)
+    net = torchvision.models.SwinTransformer([2, 2], 12, [1, 1], [1, 1], [2, 2], num_classes=4).eval()
+    images, target, found = torch.rand(2, 3, 32, 32), torch.tensor([1, 2]), {}
+    handle = net.features.register_forward_hook(lambda m, i, o: found.update(output=o))
+    (gradient,) = torch.autograd.grad(net(images).gather(1, target[:, None]).sum(), [found["output"]])
+    handle.remove()
+    assert found["output"].shape == (2, 8, 8, 24)
+    grid = (found["output"].norm(dim=3) * gradient.norm(dim=3))[:, None]
+    expected = torch.nn.functional.interpolate(grid, (32, 32), mode="bilinear", align_corners=False)[:, 0]
+    torch.testing.assert_close(norm_grad(net, images, target, "features"), expected)
