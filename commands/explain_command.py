@@ -1,5 +1,6 @@
 """The command explain: load the weights, study the model, say where the findings are."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,10 @@ def explain_command(cli: Any, ckpt_path: str | None, **options: Any) -> None:
     rank_zero_info(f"{'':26}" + "".join(f"{SHOWN[name]:>11}" for name in shown))
     for method, row in study.methods.items():
         rank_zero_info(f"{method:26}" + "".join(_cell(row.get(name)) for name in shown))
-    rank_zero_info(
-        "Higher is better for insertion, contrast to the runner-up and the share in the cell of a grid (chance 0.25), "
-        "lower for deletion and leakage."
-    )
+    cell = " and the share in the cell of a grid (chance 0.25)" if "grid_pointing_game" in shown else ""
+    rank_zero_info(f"Higher is better for insertion, contrast to the runner-up{cell}, lower for deletion and leakage.")
+    if any(math.isnan(row["insertion"]) or math.isnan(row["deletion"]) for row in study.methods.values()):
+        rank_zero_info("nan: the label's probability is no higher on the images than on blurred or empty ones.")
     rank_zero_info(f"{len(study.files)} files in {cli.run_folder}")
 
 
