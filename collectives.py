@@ -3,6 +3,8 @@
 Rule: whatever weights samples is a global statistic. Reduce sums and counts, never means of means.
 """
 
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -109,3 +111,30 @@ def broadcast_object(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def from_rank_zero(function: Callable[[], Any]) -> Any:
+    """Call `function` on rank 0 alone and return its picklable result on every rank; what it raises is raised on all.
+
+    The other ranks wait, as long as the process group's timeout lets them.
+    """
+    if not is_distributed():
+        return function()
+    told: tuple[Any, Exception | None] = (None, None)
+    if rank() == 0:
+        try:
+            told = function(), None
+        except Exception as error:  # the others would wait for ever
+            told = None, _sendable(error)
+    value, failure = broadcast_object(told)
+    if failure is not None:
+        raise failure
+    return value
+
+
+def _sendable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an error may refuse to be packed in any way
+        return RuntimeError(f"rank 0: {error!r}")
+    return error

@@ -53,7 +53,8 @@ class CalibrationMap(nn.Module):
             raise RectifyError(f"{type(self).__name__}: not fitted yet; call fit(logits, label), or load its state.")
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         with torch.autocast(wide.device.type, enabled=False):
-            return self._map(wide).to(wide.dtype)
+            mapped = self._map(wide).to(wide.dtype)
+            return keep_largest(mapped, wide) if self.keeps_prediction else mapped
 
     def _fit(self, logits: Tensor, label: Tensor) -> None:
         raise NotImplementedError
@@ -77,6 +78,20 @@ class CalibrationMap(nn.Module):
             raise RectifyError(
                 f"{type(self).__name__}: made for {self.classes} classes, got logits of {logits.shape[-1]}."
             )
+
+
+def keep_largest(mapped: Tensor, logits: Tensor) -> Tensor:
+    """Return mapped logits (..., K) of which the largest is where it is in `logits`, whatever rounding did.
+
+    A map that keeps the order can make two nearly equal logits equal; the one that was larger then gets the next number
+    above. Nothing else changes, and the gradient is that of `mapped`.
+    """
+    top = logits.argmax(-1, keepdim=True)
+    with torch.no_grad():
+        best = mapped.amax(-1, keepdim=True)
+        above = torch.nextafter(best, torch.full_like(best, torch.inf)) - mapped.gather(-1, top)
+        lift = torch.where(mapped.argmax(-1, keepdim=True) == top, torch.zeros_like(above), above)
+    return mapped.scatter_add(-1, top, lift)
 
 
 def floored_log(probability: Tensor, floor: Tensor) -> Tensor:

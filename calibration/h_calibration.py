@@ -12,6 +12,7 @@ from ..randomness import keyed_generator
 from .calibration_map import CalibrationMap
 from .monotone_maps import PiecewiseLinear, TemperatureMixture
 from .temperature_scaling import best_inverse_temperature
+from .whole_set import score_whole
 from .windows import windowed_gap
 
 Select = Literal["ece_class_wise", "ece_top_label", "nll"]
@@ -96,9 +97,7 @@ class HCalibration(CalibrationMap):
             "ece_top_label": TopLabelCalibrationError,
             "nll": NegativeLogLikelihood,
         }
-        metric = kinds[self.select]().to(log_p.device)
-        metric.update(log_p, label)
-        return metric.compute()
+        return score_whole(kinds[self.select](), log_p, label)
 
     def _map(self, logits: Tensor) -> Tensor:
         first, second = self.first.to(logits.dtype), self.second.to(logits.dtype)

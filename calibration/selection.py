@@ -1,6 +1,6 @@
 """Fit several maps, choose one by a proper score on held-out folds, and say what each does on the test split."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from .histogram_binning import HistogramBinning
 from .isotonic import IsotonicCalibration
 from .spline_calibration import SplineCalibration
 from .temperature_scaling import TemperatureScaling
+from .whole_set import score_whole
 
 MAPS: dict[str, Callable[[int], CalibrationMap]] = {
     "temperature": TemperatureScaling,
@@ -78,6 +79,30 @@ def choose_map(
         RectifyError: an unknown map or score, fewer samples than folds, or what `CachedLogits.of` refuses.
     """
     known = make or MAPS
+    names = chosen_names(maps, score, folds, known)
+    data = CachedLogits.of(logits, label, "calibrate")
+    if folds > len(data.label):
+        raise RectifyError(f"folds is {folds} for {len(data.label)} samples; give at most one a sample.")
+    fold = torch.randperm(len(label), generator=keyed_generator("folds", len(label))).to(label.device) % folds
+    held_out = {"none": _proper(logits, data.label, score)}
+    for name in names:
+        parts = []
+        for part in range(folds):
+            out = fold == part
+            part_map = known[name](data.logits.shape[1]).fit(data.logits[~out], data.label[~out])
+            parts.append(_proper(part_map(logits[out]), data.label[out], score) * int(out.sum()))
+        held_out[name] = sum(parts) / len(data.label)
+    fitted = {name: known[name](data.logits.shape[1]).fit(data.logits, data.label) for name in names}
+    best = min(held_out, key=held_out.__getitem__)
+    return Choice(best, fitted.get(best), fitted, held_out)
+
+
+def chosen_names(maps: list[str] | None, score: str, folds: int, known: Collection[str] = tuple(MAPS)) -> list[str]:
+    """Return the names of the maps to fit, all known ones by default.
+
+    Raises:
+        RectifyError: an unknown map or score, no map at all, or fewer than 2 folds.
+    """
     names = list(known) if maps is None else list(maps)
     for name in names:
         if name not in known:
@@ -86,39 +111,31 @@ def choose_map(
         raise RectifyError(f"maps is empty; choose among {', '.join(known)}.")
     if score not in ("nll", "brier"):
         raise RectifyError(f"score is {score!r}; choose nll or brier, which are proper.")
-    data = CachedLogits.of(logits, label, "calibrate")
-    if not 2 <= folds <= len(data.label):
-        raise RectifyError(f"folds is {folds} for {len(data.label)} samples; give 2 or more, at most one a sample.")
-    fold = torch.randperm(len(label), generator=keyed_generator("folds", len(label))).to(label.device) % folds
-    held_out = {"none": _proper(data.logits, data.label, score)}
-    for name in names:
-        parts = []
-        for part in range(folds):
-            out = fold == part
-            part_map = known[name](data.logits.shape[1]).fit(data.logits[~out], data.label[~out])
-            parts.append(_proper(part_map(data.logits[out]), data.label[out], score) * int(out.sum()))
-        held_out[name] = sum(parts) / len(data.label)
-    fitted = {name: known[name](data.logits.shape[1]).fit(data.logits, data.label) for name in names}
-    best = min(held_out, key=held_out.__getitem__)
-    return Choice(best, fitted.get(best), fitted, held_out)
+    if folds < 2:
+        raise RectifyError(f"folds is {folds}; give 2 or more, so that a part is fitted on and another held out.")
+    return names
 
 
 def compare_maps(fitted: dict[str, CalibrationMap], logits: Tensor, label: Tensor) -> dict[str, dict[str, Any]]:
-    """Return every calibration score of the logits as they are (`none`) and under each map, and whether NLL fell."""
-    data = CachedLogits.of(logits, label, "calibrate")
-    rows: dict[str, dict[str, Any]] = {}
-    for name, calibration in {"none": None, **fitted}.items():
-        sums = CalibrationSums(data.logits.shape[1]).to(data.logits.device)
-        mapped = data.logits if calibration is None else calibration(data.logits)
-        sums.update(mapped, data.label)
-        rows[name] = {key: float(value) for key, value in sums.compute().scores.items()}
-        rows[name]["accuracy"] = float(mapped.argmax(1).eq(data.label).double().mean())
-        if calibration is not None:
-            rows[name]["nll_lower_than_before"] = rows[name]["nll"] < rows["none"]["nll"]
+    """Return every calibration score of the logits as they are (`none`) and under each map, and whether NLL fell.
+
+    A map is applied in the precision of `logits`, as it is in a network that gives them.
+    """
+    CachedLogits.of(logits, label, "calibrate")
+    rows = {"none": calibration_scores(logits, label)}
+    for name, calibration in fitted.items():
+        rows[name] = calibration_scores(calibration(logits), label)
+        rows[name]["nll_lower_than_before"] = rows[name]["nll"] < rows["none"]["nll"]
     return rows
 
 
+def calibration_scores(logits: Tensor, label: Tensor) -> dict[str, Any]:
+    """Return every score of `CalibrationSums` and the accuracy, of logits (n, K) that this process holds whole."""
+    result = score_whole(CalibrationSums(logits.shape[1]), logits, label)
+    scores: dict[str, Any] = {key: float(value) for key, value in result.scores.items()}
+    scores["accuracy"] = float(logits.argmax(1).eq(label).double().mean())
+    return scores
+
+
 def _proper(logits: Tensor, label: Tensor, score: Score) -> float:
-    metric = (NegativeLogLikelihood() if score == "nll" else BrierScore()).to(logits.device)
-    metric.update(logits, label)
-    return float(metric.compute())
+    return float(score_whole(NegativeLogLikelihood() if score == "nll" else BrierScore(), logits, label))

@@ -1,5 +1,6 @@
 """Fit post-hoc maps on the validation split, choose one, and save a checkpoint whose probabilities are calibrated."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,18 @@ from torch import Tensor, nn
 from ..calibration.cached_logits import check_disjoint
 from ..calibration.calibrated_backbone import CalibratedBackbone, folded
 from ..calibration.calibration_map import CalibrationMap
-from ..calibration.selection import Score, choose_map, compare_maps
+from ..calibration.selection import (
+    MAPS,
+    Choice,
+    Score,
+    calibration_scores,
+    choose_map,
+    chosen_names,
+    compare_maps,
+)
+from ..calibration.whole_set import score_whole
 from ..callbacks.reliability_figure import draw_reliability
-from ..collectives import gather_rows, rank
+from ..collectives import from_rank_zero, gather_rows
 from ..errors import RectifyError
 from ..files import atomic_path
 from ..frozen import frozen_eval
@@ -34,11 +44,14 @@ def calibrate(
     make: dict[str, Callable[[int], CalibrationMap]] | None = None,
     backbone_config: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
+    notes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Calibrate a trained classifier; return what `calibration.json` holds, the same on every rank (all call this).
 
     Maps are fitted on the logits of the validation split and one is chosen there, by a proper score on held-out folds
-    (`choose_map`). The test split is only reported on. Written into `folder` by rank 0:
+    (`choose_map`); rank 0 fits, on the samples of all ranks. The test split is only reported on. `after` is measured in
+    a second pass over it, by the network with the weights that the checkpoint holds and in their precision. Written
+    into `folder` by rank 0, where an earlier calibration is replaced whole:
 
     - `calibrated.ckpt`: the module's weights with the map. A linear map is multiplied into the last layer, so the file
       fits the same config as before; any other needs the backbone to be a `CalibratedBackbone`;
@@ -53,10 +66,13 @@ def calibrate(
         maps, score, folds, make: of `choose_map`.
         backbone_config: class_path and init_args of the backbone, for `calibrated.yaml`.
         device: where the network runs.
+        notes: what the checkpoint says beside its weights (`kept_notes`); `calibration` is added.
 
     Raises:
         RectifyError: a split is empty, samples of test are in the validation split, or what `choose_map` refuses.
     """
+    known = make or MAPS
+    chosen_names(maps, score, folds, known)
     backbone: Any = model.backbone
     backbone.to(device)
     val, test = (split_outputs(backbone, datamodule, split, device) for split in ("val", "test"))
@@ -64,10 +80,21 @@ def calibrate(
         if not len(found["label"]):
             raise RectifyError(f"calibrate: the {split} split is empty; calibration is fitted on val, tested on test.")
     check_disjoint(val["index"], test["index"])
-    choice = choose_map(val["logits"], val["label"], maps, score, folds, make)
-    rows = compare_maps(choice.fitted, test["logits"], test["label"])
+
+    def fit() -> tuple[Choice, dict[str, dict[str, Any]]]:
+        choice = choose_map(val["logits"], val["label"], maps, score, folds, make)
+        return choice, compare_maps(choice.fitted, test["logits"], test["label"])
+
+    choice, rows = from_rank_zero(fit)
     own = None if choice.calibration is None else choice.calibration.to(device)
     plain = None if own is None else folded(backbone, own, val["features"][:64].to(device))
+    calibrated, after = None, test
+    if own is not None:
+        calibrated = plain if plain is not None else CalibratedBackbone(backbone, own)
+        again = backbone if plain is not None else CalibratedBackbone(backbone, known[choice.name](own.classes))
+        deployed = copy.deepcopy(again).to(device)
+        deployed.load_state_dict(calibrated.state_dict())
+        after = split_outputs(deployed, datamodule, "test", device)
     folder = Path(folder)
     result: dict[str, Any] = {
         "chosen": choice.name,
@@ -76,21 +103,26 @@ def calibrate(
         "test_samples": len(test["label"]),
         "held_out": choice.held_out,
         "before": rows["none"],
-        "after": rows[choice.name],
+        "after": calibration_scores(after["logits"], after["label"]),
+        "predictions_changed": int(after["logits"].argmax(1).ne(test["logits"].argmax(1)).sum()),
         "test": rows,
         "checkpoint": None if own is None else str(folder / CHECKPOINT),
         "folded": plain is not None,
     }
-    if rank() == 0:
+
+    def write() -> None:
+        for name in (CHECKPOINT, CONFIG):
+            (folder / name).unlink(missing_ok=True)
         _draw(folder / "before.png", test["logits"], test["label"], "test, before calibration")
-        if own is not None:
-            after = own(test["logits"].to(device)).cpu()
-            _draw(folder / "after.png", after, test["label"], f"test, after {choice.name}")
-            _save(model, CalibratedBackbone(backbone, own) if plain is None else plain, choice.name, folder)
+        if calibrated is not None:
+            _draw(folder / "after.png", after["logits"], after["label"], f"test, after {choice.name}")
+            _save(model, calibrated, {**(notes or {}), "calibration": choice.name}, folder)
         if own is not None and plain is None and backbone_config is not None:
             _write_config(folder, own, backbone_config)
         with atomic_path(folder / REPORT) as path:
             path.write_text(json.dumps(result, indent=1))
+
+    from_rank_zero(write)
     return result
 
 
@@ -125,23 +157,22 @@ def _write_config(folder: Path, calibration: CalibrationMap, backbone_config: di
         path.write_text(yaml.safe_dump({"model": {"backbone": outer}}, sort_keys=False))
 
 
-def _save(model: Any, backbone: nn.Module, name: str, folder: Path) -> None:
+def _save(model: Any, backbone: nn.Module, notes: dict[str, Any], folder: Path) -> None:
     """Write a checkpoint of the module with another backbone, in the form Lightning reads."""
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("backbone.")}
     state |= {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
     content = {
-        "state_dict": {key: value.cpu() for key, value in state.items()},
-        "calibration": name,
         "epoch": 0,
         "global_step": 0,
         "pytorch-lightning_version": __version__,
+        **notes,
+        "state_dict": {key: value.cpu() for key, value in state.items()},
     }
     with atomic_path(folder / CHECKPOINT) as path:
         torch.save(content, path)
 
 
 def _draw(target: Path, logits: Tensor, label: Tensor, title: str) -> None:
-    sums = CalibrationSums(logits.shape[1])
-    sums.update(logits, label)
+    result = score_whole(CalibrationSums(logits.shape[1]), logits, label)
     with atomic_path(target.parent / "figures" / "calibration" / target.name) as path:
-        draw_reliability(sums.compute().reliability, title).savefig(path, format="png", dpi=120)
+        draw_reliability(result.reliability, title).savefig(path, format="png", dpi=120)

@@ -5,37 +5,55 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_info
 
-from ..errors import RectifyError
 from .calibrate import CONFIG, calibrate
-from .starting_weights import load_starting_weights
+from .checkpoint_notes import kept_notes
+from .starting_weights import load_starting_weights, read_checkpoint
 
 SHOWN = ("accuracy", "nll", "brier", "ece_top_label_l1", "ece_top_label_smooth", "ece_class_wise_l1", "signed_gap")
 
 
-def calibrate_command(cli: Any, ckpt_path: str | None, **options: Any) -> None:
-    """Calibrate the model of a command line into its run folder.
+def calibrate_command(cli: Any, ckpt_path: str | None, init_from: str | None, **options: Any) -> None:
+    """Calibrate the model of a command line into its run folder, in all processes of its trainer.
 
     Args:
         cli: the command line, with trainer, model and data built.
-        ckpt_path: weights to load; those of `--init_from` are loaded already.
+        ckpt_path: weights to load.
+        init_from: the file whose weights are loaded already, else.
         options: `maps`, `score` and `folds` of `calibrate`.
 
     Raises:
-        RectifyError: several processes, a checkpoint in shards, streamed data, or what `calibrate` refuses.
+        RectifyError: a checkpoint in shards, or what `calibrate` refuses.
     """
-    if cli.trainer.world_size > 1:
-        raise RectifyError(f"calibrate runs in one process; trainer.devices asks for {cli.trainer.world_size}, set 1.")
     if ckpt_path:
-        if Path(ckpt_path).is_dir():
-            raise RectifyError(f"calibrate: {ckpt_path} is a folder of shards; convert it to one file first.")
         load_starting_weights(cli.model.backbone, ckpt_path)
+    notes = kept_notes(read_checkpoint(str(ckpt_path or init_from), "--ckpt_path" if ckpt_path else "--init_from"))
+    launcher = cli.trainer.strategy.launcher
+    if launcher is None:
+        _calibrate(cli, notes, options)
+    else:
+        launcher.launch(_calibrate, cli, notes, options)
+
+
+def _calibrate(cli: Any, notes: dict[str, Any], options: dict[str, Any]) -> None:
+    """In each process of the trainer: join the others, read the data, calibrate."""
+    strategy = cli.trainer.strategy
+    strategy.setup_environment()
     cli.datamodule.trainer = cli.trainer
-    cli.datamodule.prepare_data()
+    if cli.trainer.local_rank == 0:
+        cli.datamodule.prepare_data()
+    strategy.barrier()
     cli.datamodule.setup("test")
     config: Any = getattr(cli._get(cli.config, "model"), "backbone", None)
-    device = cli.trainer.strategy.root_device
     plain = config.as_dict() if hasattr(config, "as_dict") else None
-    result = calibrate(cli.model, cli.datamodule, cli.run_folder, backbone_config=plain, device=device, **options)
+    result = calibrate(
+        cli.model,
+        cli.datamodule,
+        cli.run_folder,
+        backbone_config=plain,
+        device=strategy.root_device,
+        notes=notes,
+        **options,
+    )
     rank_zero_info(f"Chosen: {result['chosen']}, by {result['chosen_by']}")
     rank_zero_info(f"{'test':24}{'before':>12}{'after':>12}")
     for name in SHOWN:
@@ -44,7 +62,7 @@ def calibrate_command(cli: Any, ckpt_path: str | None, **options: Any) -> None:
     if worse:
         rank_zero_info(f"These maps did not lower the test NLL: {', '.join(worse)}")
     if result["checkpoint"]:
-        more = "" if result["folded"] else f"; use it with -c {cli.run_folder / CONFIG} after the run's config"
+        more = "" if result["folded"] else f"; use it with -c {Path(cli.run_folder) / CONFIG} after the run's config"
         rank_zero_info(f"Calibrated checkpoint: {result['checkpoint']}{more}")
     else:
         rank_zero_info("No map was better than the logits as they are; no checkpoint is written.")

@@ -21,6 +21,7 @@ from ..errors import RectifyError
 from ..strategies import AtomicCheckpoint
 from .calibrate_command import calibrate_command
 from .callback_list import has_progress_bar, last_of_a_kind
+from .checkpoint_notes import check_uncalibrated
 from .explain_command import explain_command
 from .monitors import KnownMonitors
 from .parser import ShortErrorParser
@@ -195,7 +196,7 @@ class RectifyCLI(LightningCLI):
 
     def calibrate(self, **kwargs: Any) -> None:
         """Fit post-hoc maps and save a calibrated checkpoint (`RectifyTrainer.calibrate` describes the options)."""
-        calibrate_command(self, **_options(kwargs))
+        calibrate_command(self, init_from=self._get(self.config, "init_from"), **_options(kwargs))
 
     def before_fit(self) -> None:
         rank_zero_info(f"Run folder: {self.run_folder}")
@@ -256,6 +257,8 @@ class RectifyCLI(LightningCLI):
 
     def _load_weights(self) -> None:
         start, resume = self._get(self.config, "init_from"), self._get(self.config, "ckpt_path")
+        if self.subcommand == "calibrate" and (start or resume):
+            check_uncalibrated(str(resume or start), "--ckpt_path" if resume else "--init_from")
         if start:
             if resume and self.subcommand != "unlearn":  # which compares with the original at the end
                 raise RectifyError("--init_from starts a new training and --ckpt_path resumes one; give one of them.")

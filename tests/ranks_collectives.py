@@ -5,6 +5,7 @@ from processes import report, start
 from lightning_rectify.collectives import (
     any_rank,
     broadcast_object,
+    from_rank_zero,
     gather_rows,
     gather_rows_with_gradient,
     gather_with_gradient,
@@ -12,6 +13,7 @@ from lightning_rectify.collectives import (
     row_counts,
     sum_over_ranks,
 )
+from lightning_rectify.errors import RectifyError
 from lightning_rectify.lightning_modules import TermMeans
 
 rank, world = start()
@@ -57,8 +59,28 @@ for terms in steps[2:]:
     after.update(terms, 2 + rank, device)
 means = [{name: float(value) for name, value in means.compute().items()} for means in (whole_means, after)]
 
+
+# what rank 0 finds, and what it breaks on, also where the error cannot be packed
+def failing(error):
+    def function():
+        raise error
+
+    try:
+        from_rank_zero(function)
+    except Exception as met:
+        return f"{type(met).__name__}: {met}"
+
+
+class Local(Exception):
+    def __reduce__(self):
+        raise TypeError("not to be packed")
+
+
+told = [from_rank_zero(lambda: {"from": rank}), failing(RectifyError("bins is 1.")), failing(Local("x"))]
+
 report(
     {
+        "told": told,
         "sum": sum_over_ranks(torch.tensor([1.0 + rank, 2.0 + rank])),
         "rows": [piece.tolist() for piece in gather_rows(torch.tensor([0.0, 1.0] if rank == 0 else [10.0]))],
         "any": [any_rank(rank == 1), any_rank(False)],

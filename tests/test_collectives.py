@@ -54,3 +54,8 @@ def test_a_globally_normalised_sum_has_the_gradient_of_one_process(ranks):
     (torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64) * weight).exp().mean().backward()
     for report in ranks:
         np.testing.assert_allclose(report["normalised"], weight.grad.numpy(), rtol=1e-6)
+
+
+def test_what_rank_zero_finds_or_breaks_on_is_told_to_all(ranks):
+    for report in ranks:
+        assert report["told"] == [{"from": 0}, "RectifyError: bins is 1.", "RuntimeError: rank 0: Local('x')"]

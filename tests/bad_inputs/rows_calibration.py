@@ -1,11 +1,75 @@
 """Mistakes in calibration, its observers and label noise."""
 
+import json
+
+import numpy as np
+import torch
 from table import FIT, Row
+
+from lightning_rectify.files import sha256
 
 CALIBRATE = ("calibrate", *FIT[1:])
 NOISE = ("--data.label_noise", "LabelNoise")
 
+BASE = (*CALIBRATE, "--ckpt_path", "base.ckpt")
+
+
+def _nan_head(folder):
+    checkpoint = torch.load(folder / "base.ckpt", weights_only=True)
+    checkpoint["state_dict"]["backbone.classifier.weight"][0] = float("nan")
+    torch.save(checkpoint, folder / "base.ckpt")
+
+
+def _calibrated(folder):
+    checkpoint = torch.load(folder / "base.ckpt", weights_only=True)
+    torch.save({**checkpoint, "calibration": "temperature"}, folder / "base.ckpt")
+
+
+def _beside(folder):
+    """As a map beside the weights leaves it, whose names fit no plain backbone."""
+    state = torch.load(folder / "base.ckpt", weights_only=True)["state_dict"]
+    state = {name.replace("backbone.", "backbone.backbone.", 1): value for name, value in state.items()}
+    torch.save({"state_dict": state, "calibration": "isotonic"}, folder / "base.ckpt")
+
+
+def _splits(**changes):
+    """A `prepare` that gives the shards other splits."""
+
+    def prepare(folder):
+        with np.load(folder / "shards/index.npz") as file:
+            parts = dict(file)
+        parts |= {name: parts[other] if other else parts[name][:0] for name, other in changes.items()}
+        np.savez(folder / "shards/index.npz", **parts)
+        manifest = json.loads((folder / "shards/manifest.json").read_text())
+        manifest["index_sha256"] = sha256(folder / "shards/index.npz")
+        (folder / "shards/manifest.json").write_text(json.dumps(manifest))
+
+    return prepare
+
+
+def _probabilities(folder):
+    (folder / "mine.py").write_text(
+        "from lightning_rectify.backbones import ResNet\n\n\n"
+        "class Sure(ResNet):\n    def head(self, features):\n        return super().head(features).softmax(1)\n"
+    )
+
+
 ROWS = [
+    Row("calibrate a diverged network", BASE, ("calibrate", "NaN", "diverged"), _nan_head),
+    Row("calibrate what is calibrated", BASE, ("base.ckpt is calibrated already, by temperature",), _calibrated),
+    Row("calibrate what has a map beside it", BASE, ("base.ckpt is calibrated already, by isotonic",), _beside),
+    Row("calibrate another architecture", (*BASE, "--model.backbone.width", 16), ("another architecture",)),
+    Row("calibrate one class", (*BASE, "--model.backbone.classes", 1), ("classes is 1",)),
+    Row("calibrate in no fold", (*BASE, "--folds", 1), ("folds is 1", "2 or more")),
+    Row("calibrate by no map", (*BASE, "--maps", "[]"), ("maps is empty", "temperature")),
+    Row("calibrate probabilities", (*BASE, "--allow", "mine", "--model.backbone", "mine.Sure",
+        "--model.backbone.classes", 10, "--model.backbone.channels", 1, "--model.backbone.depth", 8,
+        "--model.backbone.width", 8, "--model.backbone.mean", "[0.3]", "--model.backbone.std", "[0.38]"),
+        ("these are probabilities", "give the logits"), _probabilities),
+    Row("calibrate on no sample", (*BASE, "--data.source", "shards"), ("the val split is empty",),
+        _splits(val=None)),
+    Row("calibrate on the test split", (*BASE, "--data.source", "shards"), ("are test samples too",),
+        _splits(val="test")),
     Row("calibrate untrained weights", CALIBRATE, ("calibrate", "untrained", "--ckpt_path")),
     Row("calibrate with an unknown map", (*CALIBRATE, "--ckpt_path", "base.ckpt", "--maps", "[temprature]"),
         ("maps", "Did you mean temperature?")),

@@ -213,6 +213,20 @@ def test_predictions_stay_where_that_is_promised(planted, fitted, name):
     assert fitted[name](logits).isfinite().all()
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+@pytest.mark.parametrize("name", [name for name, make in MAPS.items() if make.keeps_prediction])
+def test_in_single_precision_the_prediction_and_the_likelihood_stay(planted, fitted, name, scale):
+    true, label = planted
+    logits, label = (2.5 * scale * true[N:]).requires_grad_(), label[N:]
+    mapped, exact = fitted[name](logits), fitted[name](logits.detach().double())
+    assert mapped.dtype == torch.float32 and mapped.isfinite().all()
+    assert torch.equal(mapped.argmax(1), logits.argmax(1))  # at 1e-6 rounding alone would move hundreds
+    if scale == 1:
+        assert nll(mapped.detach(), label) == pytest.approx(nll(exact, label), abs=1e-6)
+    (gradient,) = torch.autograd.grad(mapped[:, 0].sum(), logits)
+    assert gradient.isfinite().all()
+
+
 @pytest.mark.parametrize("name", list(MAPS))
 def test_the_state_restores_the_map(planted, fitted, name):
     fresh = QUICK[name](K)

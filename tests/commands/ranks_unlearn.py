@@ -44,6 +44,11 @@ def run(folder):
          "--data.batch_size", str(64 // world), "--name", f"ranks-{world}"]
     )  # fmt: skip
     path = Path(folder) / "runs" / f"ranks-{world}"
+    main(
+        ["calibrate", "-c", "quickstart", "--model.backbone.width", "8", "--trainer.callbacks", "[]",
+         "--trainer.enable_progress_bar", "false", *many, "--maps", "[temperature, isotonic]",
+         "--init_from", str(path / "checkpoints" / "unlearned.ckpt"), "--name", "calibrated-ranks"]
+    )  # fmt: skip
     found = json.loads((path / "unlearning.json").read_text()) if rank == 0 else {}
     report(
         {

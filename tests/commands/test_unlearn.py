@@ -202,6 +202,26 @@ def test_two_processes_report_on_every_sample_once(base):
     assert two[0]["drift"] == 0
     assert two[0]["cost"]["forget_gradients"] - one["RTE"]["forget_gradients"] in (0, 1)  # the last batch is made even
     assert two[1]["samples"] is None  # rank 0 alone reports
+    # both calibrate what they unlearnt: as one process does, and the checkpoint still says what was forgotten
+    unlearned = base.folder / "runs/ranks-2/checkpoints/unlearned.ckpt"
+    ended = base("calibrate", *BASE[1:3], "--model.backbone.width", 8, "--trainer.callbacks", "[]", *QUIET,
+                 "--init_from", unlearned, "--maps", "[temperature, isotonic]", "--name", "calibrated")  # fmt: skip
+    assert ended.code == 0, ended.lines
+    both, alone = (
+        json.loads((base.folder / f"runs/{name}/calibration.json").read_text())
+        for name in ("calibrated-ranks", "calibrated")
+    )
+    data = ShardDataModule("digits")
+    data.setup()
+    assert both["calibration_samples"] == len(data.ids["val"]) and len(data.ids["val"]) % 2
+    assert both["test_samples"] == len(data.ids["test"]) and both["chosen"] == alone["chosen"]
+    for name in ("before", "after", "held_out"):
+        assert both[name] == pytest.approx(alone[name], rel=1e-5, abs=1e-6), name
+    note, carried = (
+        torch.load(path, weights_only=True)["unlearned"]
+        for path in (unlearned, base.folder / "runs/calibrated-ranks/calibrated.ckpt")
+    )
+    assert torch.equal(note.pop("index"), carried.pop("index")) and note == carried and note["keys_sha256"]
     # a retraining breaks on rank 0: the other one neither waits for ever nor believes the word of an earlier attempt
     assert two[0]["told"].startswith("AttributeError")
     assert two[1]["told"].startswith("RectifyError --retrain: AttributeError")
