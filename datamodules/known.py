@@ -12,6 +12,7 @@ from ..randomness import fold
 KNOWN: dict[str, dict[str, Any]] = {
     "digits": {"source": "digits"},
     "glyphs": {"source": "glyphs"},
+    "two_gaussians": {"source": "two_gaussians"},
     "fashion_mnist": {"source": "/usr/share/datasets/fashion-mnist"},  # where Debian's dataset-fashion-mnist lies
     "cifar10": {"source": "torchvision:CIFAR10"},
     "block_digits": {"source": "blocks:digits"},

@@ -51,12 +51,19 @@ class LabelNoise:
             )
         return np.broadcast_to(np.array(self.rate), classes)
 
-    def other(self, classes: int) -> np.ndarray:
-        """Return the class that each class's samples go to under `fixed`: a cyclic order keyed by the seed."""
-        if classes < 2:
+    def other(self, classes: int, present: np.ndarray | None = None) -> np.ndarray:
+        """Return the class that each class's samples go to under `fixed`: a cyclic order keyed by the seed.
+
+        Args:
+            classes: of the data set.
+            present: those that occur in the split, all by default; the others keep their own number.
+        """
+        present = np.arange(classes) if present is None else present
+        if len(present) < 2:
             raise RectifyError("data.label_noise: the data have one class; noise needs another to go to.")
         order = permutation(classes, -2, self.seed, 0)
-        other = np.empty(classes, dtype=np.int64)
+        order = order[np.isin(order, present)]
+        other = np.arange(classes)
         other[order] = np.roll(order, -1)
         return other
 
@@ -68,21 +75,22 @@ class LabelNoise:
             ids: the usable samples of each split.
             classes: of the data set.
         """
-        label, rates, other = index.label.copy(), self.rates(classes), self.other(classes)
+        label, rates = index.label.copy(), self.rates(classes)
         for number, split in enumerate(SPLITS):
-            if split not in self.splits:
+            if split not in self.splits or not len(ids[split]):
                 continue
-            for own in range(classes):
+            # where classes are not shared between splits, none of another split's may come in
+            present = np.unique(index.label[ids[split]])
+            other = self.other(classes, present)
+            for own in present:
                 members = np.sort(ids[split][index.label[ids[split]] == own])
-                if not len(members):
-                    continue
-                chosen = members[permutation(len(members), number, self.seed, own + 1)]
+                chosen = members[permutation(len(members), number, self.seed, int(own) + 1)]
                 chosen = chosen[: int(np.floor(len(members) * rates[own] + 1e-6))]
                 if self.to == "fixed":
                     label[chosen] = other[own]
                 else:
-                    away = np.delete(np.arange(classes), own)
+                    away = present[present != own]
                     # in an order of its own, or the first numbers would get what does not divide evenly
-                    away = away[permutation(len(away), number, self.seed, -own - 1)]
+                    away = away[permutation(len(away), number, self.seed, -int(own) - 1)]
                     label[chosen] = away[np.arange(len(chosen)) % len(away)]
         return replace(index, label=label)

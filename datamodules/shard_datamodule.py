@@ -36,8 +36,8 @@ class ShardDataModule(ForgetRetain):
     A batch is `{"image": (B, C, H, W) float in [0, 1], "label": (B,) int64, "index": (B,) int64}`.
 
     Args:
-        source: a known name (`digits`, `fashion_mnist`, `cifar10`, `glyphs`), a manifest or its folder, or a brace
-            pattern of shards to stream (`data/train-{000000..000009}.tar`).
+        source: a known name (`digits`, `fashion_mnist`, `cifar10`, `glyphs`, `two_gaussians`), a manifest or its
+            folder, or a brace pattern of shards to stream (`data/train-{000000..000009}.tar`).
         batch_size: samples per step and process.
         eval_batch_size: the same in evaluation; `batch_size` by default.
         classes, channels, size: what the data must have; None accepts what they have.

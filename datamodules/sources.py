@@ -1,6 +1,7 @@
 """Where shards are built from: each source gives labels and keys at once and images one by one."""
 
 import gzip
+import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ FASHION_MNIST_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
+# sets that are drawn and not read: the file here and its function; files are imported on use, as they need Source
+DRAWN = {"glyphs": (".glyphs", "glyph_source"), "two_gaussians": (".gaussian_pair", "gaussian_source")}
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -50,14 +53,14 @@ def open_source(
     class_names: Sequence[str] | None = None,
     options: dict[str, Any] | None = None,
 ) -> Source:
-    """Open `digits`, `glyphs`, `torchvision:NAME`, an `.npz` file, a folder of IDX files, or a folder by class.
+    """Open a drawn set, `digits`, `torchvision:NAME`, an `.npz` file, a folder of IDX files, or a folder by class.
 
     `blocks:SOURCE` opens any of these with a null block above or below each image (`with_null_blocks`).
 
     Args:
         root: where a torchvision data set has been downloaded to.
         class_names: names to use where the source has none.
-        options: of `glyphs` (see `glyph_source`).
+        options: of the drawn sets `glyphs` (see `glyph_source`) and `two_gaussians` (see `gaussian_source`).
 
     Raises:
         RectifyError: there is no such source, or it lacks a part.
@@ -66,12 +69,12 @@ def open_source(
 
     kind, _, name = source.partition(":")
     path = Path(source).expanduser()
-    if options and source != "glyphs":
+    if options and source not in DRAWN:
         raise RectifyError(f"SOURCE {source!r} takes no options, but {', '.join(options)} is given; remove it.")
     if source == "digits":
         opened = _digits()
-    elif source == "glyphs":
-        opened = _glyphs(options or {})
+    elif source in DRAWN:
+        opened = _drawn(source, options or {})
     elif kind == "blocks":
         from .null_blocks import with_null_blocks  # here for the same reason
 
@@ -86,9 +89,9 @@ def open_source(
         opened = _idx(path) if any(path.glob("*-ubyte*")) else _folder(path)
     else:
         retrieval = (f"{kind}:FOLDER" for kind in RETRIEVAL_SETS)
-        known = ["digits", "glyphs", "torchvision:NAME", "blocks:SOURCE", *retrieval]
+        known = ["digits", *DRAWN, "torchvision:NAME", "blocks:SOURCE", *retrieval]
         raise RectifyError(
-            f"SOURCE {source!r} is neither a folder of images or IDX files, an .npz file, digits, glyphs, "
+            f"SOURCE {source!r} is neither a folder of images or IDX files, an .npz file, digits, {', '.join(DRAWN)}, "
             f"torchvision:NAME nor blocks:SOURCE; check the path.{did_you_mean(source, known)}"
         )
     classes = int(opened.labels.max(initial=0)) + 1
@@ -127,15 +130,17 @@ def _from_arrays(parts: dict[str, tuple[np.ndarray, np.ndarray]], origin: str, *
     return Source(image, label, names, np.concatenate(tests), keys, **shares)  # type: ignore[arg-type]
 
 
-def _glyphs(options: dict[str, Any]) -> Source:
-    from .glyphs import glyph_source
-
+def _drawn(source: str, options: dict[str, Any]) -> Source:
+    file, function = DRAWN[source]
+    draw = getattr(importlib.import_module(file, __package__), function)
     try:
-        return glyph_source(**options)
+        return draw(**options)
     except TypeError as error:
-        known = inspect.signature(glyph_source).parameters
+        known = inspect.signature(draw).parameters
         wrong = next((name for name in options if name not in known), "")
-        raise RectifyError(f"glyphs: the option {wrong} is unknown or {error}.{did_you_mean(wrong, known)}") from error
+        raise RectifyError(
+            f"{source}: the option {wrong} is unknown or {error}.{did_you_mean(wrong, known)}"
+        ) from error
 
 
 def _digits() -> Source:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_rectify.backbones import Normalize, PlainNet, ResNet, TimmBackbone, check_backbone, named_layer
+from lightning_rectify.backbones import MLP, Normalize, PlainNet, ResNet, TimmBackbone, check_backbone, named_layer
 from lightning_rectify.errors import RectifyError
 
 
@@ -42,6 +42,19 @@ def test_resnet18_equals_timms_with_a_small_stem():
     torch.testing.assert_close(ours.features(image), theirs.features(image))
     torch.testing.assert_close(ours(image), theirs(image))
     assert ours.features(image).shape == (3, 512)
+
+
+@pytest.mark.parametrize("hidden", [(), (7,), (7, 5)])
+def test_an_mlp_equals_its_layers_written_out(hidden):
+    torch.manual_seed(0)
+    net = MLP(3, channels=2, size=4, hidden=hidden, mean=(0.4, 0.6), std=(0.2, 0.3)).double()
+    image = torch.rand(5, 2, 4, 4, dtype=torch.float64)
+    x = ((image - net.normalize.mean) / net.normalize.std).flatten(1)
+    for number in range(1, len(hidden) + 1):
+        linear = getattr(net, f"layer{number}")[0]
+        x = (x @ linear.weight.T + linear.bias).clamp_min(0)
+    torch.testing.assert_close(net.features(image), x)
+    torch.testing.assert_close(net(image), x @ net.classifier.weight.T + net.classifier.bias)
 
 
 @pytest.mark.parametrize("size", [8, 11, 24])

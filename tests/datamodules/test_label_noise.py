@@ -55,6 +55,17 @@ def test_few_uniform_changes_do_not_favour_the_low_numbers():
     assert abs(found[moved].mean() - 14.5) < 3  # four standard errors of 150 draws are 2.8
 
 
+def test_where_splits_share_no_class_noise_stays_among_the_classes_of_the_split():
+    label = np.concatenate((np.arange(120) % 3, 3 + np.arange(80) % 2))
+    none = np.zeros(0, np.int64)
+    ids = {"train": np.arange(120), "val": none, "test": np.arange(120, 200)}
+    own = Index(label.astype(str), label, none, none, none, ids["train"], none, ids["test"])
+    for to in ("fixed", "uniform"):
+        found = LabelNoise(0.3, to=to, splits=("train", "val", "test")).apply(own, ids, 5).label
+        assert set(found[:120]) == {0, 1, 2} and set(found[120:]) == {3, 4}
+        assert [int((found != label)[label == k].sum()) for k in range(5)] == [12] * 5
+
+
 def test_the_choice_is_the_seeds_and_a_larger_rate_keeps_the_smaller_ones():
     small, large = (changed(LabelNoise(rate, seed=1)) for rate in (0.2, 0.4))
     assert np.array_equal(small, changed(LabelNoise(0.2, seed=1)))
