@@ -1,4 +1,4 @@
-"""What mixing and post-hoc maps do to calibration when classes overlap; each claim is printed as holds or FAILED.
+"""What mixing does to calibration when classes overlap; each claim is printed as holds or FAILED.
 
     python benchmarks/claims_calibration.py          # writes results/claims_calibration.json and .png
 
@@ -6,32 +6,25 @@ A two-layer net on 3,000 Fashion-MNIST images, plain or under Mixup. Class overl
 class in train, val and test alike, so that the test labels come from the distribution that was trained on. The
 temperature is fitted on val. Three seeds or more; differences are of runs with one seed, with 95 % Student intervals.
 
-Claims (Chidambaram and Ge 2024; Zou et al. 2023; Fisher, Meng and Papyan 2024; the last is ours):
+Claims (Chidambaram and Ge 2024; Zou et al. 2023; Fisher, Meng and Papyan 2024):
 1. under overlap Mixup has a lower ECE than ERM + temperature scaling, and the difference grows with the overlap;
 2. Mixup stopped at half of training has no higher test error than Mixup to the end;
 3. label weights drawn apart from the image weights cost no more test error than noise;
-4. different-class mixes are longer than the ends and leave their plane (channels), same-class mixes do not move;
-5. h-calibration has no higher ECE and class-wise ECE than temperature scaling;
-6. each post-hoc map lowers the test NLL of an over-confident net.
+4. different-class mixes are longer than the ends and leave their plane (channels), same-class mixes do not move.
 """
 
 import argparse
-import math
 import time
 import warnings
 
 import torch
-from measure import RESULTS, write_result
-from scipy.stats import t as student
-from torch import nn
+from measure import RESULTS, interval, write_result
+from small_nets import EPOCHS, TRAIN, fashion, gaussians, train
 
-from lightning_rectify.backbones import Backbone
-from lightning_rectify.calibration import TemperatureScaling, compare_maps
-from lightning_rectify.calibration.selection import MAPS
+from lightning_rectify.calibration import TemperatureScaling
 from lightning_rectify.callbacks.collapse_figure import draw_collapse
 from lightning_rectify.callbacks.figures import new_figure
-from lightning_rectify.datamodules import LabelNoise, ShardDataModule, bayes_error, two_gaussians
-from lightning_rectify.losses import mixup
+from lightning_rectify.datamodules import bayes_error
 from lightning_rectify.metrics import (
     CalibrationSums,
     ClassMoments,
@@ -44,40 +37,6 @@ from lightning_rectify.randomness import keyed_generator
 
 OVERLAPS = (0.0, 0.2, 0.4)
 GAPS = (0.25, 0.1, 0.05)
-TRAIN, BATCH, EPOCHS = 3000, 100, 40
-
-
-class Net(Backbone):
-    def __init__(self, pixels, classes, width=64):
-        super().__init__()
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 384), nn.ReLU(), nn.Linear(384, width), nn.ReLU())
-        self.classifier = nn.Linear(width, classes)
-
-    def features(self, image):
-        return self.body(image)
-
-    def head(self, features):
-        return self.classifier(features)
-
-
-def train(image, label, classes, seed, alpha=0.0, stop=1.0, label_rule="same", epochs=EPOCHS):
-    """A net trained with Adam; Mixup up to the share `stop` of training if alpha is above 0."""
-    torch.manual_seed(seed)
-    net = Net(image[0].numel(), classes)
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
-    for epoch in range(epochs):
-        generator = keyed_generator("claims", seed, epoch)
-        for pick in torch.randperm(len(label), generator=generator).split(BATCH):
-            x, y = image[pick], label[pick]
-            if alpha and epoch < stop * epochs:
-                x, target = mixup(x, y, alpha, label_rule=label_rule, generator=generator)
-                loss = target.loss(net(x))
-            else:
-                loss = nn.functional.cross_entropy(net(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return net.eval()
 
 
 def scores(logits, label):
@@ -85,27 +44,6 @@ def scores(logits, label):
     sums.update(logits, label)
     found = {name: float(value) for name, value in sums.compute().scores.items()}
     return {**found, "error": float(logits.argmax(1).ne(label).double().mean())}
-
-
-def fashion(overlap):
-    """Images (float) and noisy labels of the three splits: 3,000, 5,000 and 10,000."""
-    noise = LabelNoise(overlap, splits=("train", "val", "test"))
-    data = ShardDataModule("fashion_mnist", cache="none")
-    data.prepare_data()
-    data.setup()
-    label = noise.apply(data.index, data.ids, data.classes).label
-    parts = {}
-    for split, count in (("train", TRAIN), ("val", 5000), ("test", 10_000)):
-        ids = data.ids[split]
-        ids = ids[:: max(1, len(ids) // count)][:count]
-        parts[split] = data.images(ids).float() / 255, torch.from_numpy(label[ids])
-    return parts
-
-
-def gaussians(gap, seed):
-    image, label = two_gaussians(5000, gap, seed=seed)
-    test = two_gaussians(10_000, gap, seed=1000 + seed)
-    return {"train": (image[:3000], label[:3000]), "val": (image[3000:], label[3000:]), "test": test}
 
 
 def overlap_row(parts, classes, seed, epochs):
@@ -124,12 +62,6 @@ def overlap_row(parts, classes, seed, epochs):
             "mixup": scores(logits["mixup", "test"], label),
         }
     return rows, nets, logits
-
-
-def interval(values):
-    values = torch.tensor(values, dtype=torch.float64)
-    half = student.ppf(0.975, len(values) - 1) * float(values.std()) / math.sqrt(len(values))
-    return {"mean": round(float(values.mean()), 5), "half_interval": round(half, 5)}
 
 
 def geometry_of(net, image, label):
@@ -230,30 +162,6 @@ def main():
     measured = ", ".join(f"{key} {found[key]:.3f}" for key in found if key.startswith("mix"))
     verdicts.append(verdict("channels under Mixup", channels, measured))
 
-    maps = {name: [] for name in MAPS}
-    before = []
-    for parts, _, logits in clean:
-        fitted = {name: make(10).fit(logits["erm", "val"], parts["val"][1]) for name, make in MAPS.items()}
-        rows = compare_maps(fitted, logits["erm", "test"], parts["test"][1])
-        before.append(rows.pop("none"))
-        for name, row in rows.items():
-            maps[name].append(row)
-    post = {"none": before, **maps}
-    table = {
-        name: {key: interval([row[key] for row in rows]) for key in ("nll", ECE, "ece_class_wise_l1", "accuracy")}
-        for name, rows in post.items()
-    }
-    for key, label in ((ECE, "ECE"), ("ece_class_wise_l1", "class-wise ECE")):
-        pairs = zip(maps["h_calibration"], maps["temperature"], strict=True)
-        less = interval([own[key] - other[key] for own, other in pairs])
-        text = f"{label} less that of temperature scaling {less['mean']:+.4f} ± {less['half_interval']:.4f}"
-        verdicts.append(verdict(f"h-calibration, {label}", less["mean"] <= 0, text))
-    for name in MAPS:
-        lower = [row["nll_lower_than_before"] for row in maps[name]]
-        first, last = (table[key]["nll"]["mean"] for key in ("none", name))
-        text = f"{first:.4f} to {last:.4f}, {sum(lower)} of {len(lower)} seeds"
-        verdicts.append(verdict(f"{name} lowers NLL", all(lower), text))
-
     picture(tables, gauss)
     columns = ("error", ECE, "ece_top_label_smooth", "signed_gap", "nll")
 
@@ -275,7 +183,6 @@ def main():
             "label_noise": summary(tables),
             "two_gaussians": summary(gauss),
             "bayes_error_of_the_gaussians": {str(gap): round(bayes_error(gap, 300), 4) for gap in GAPS},
-            "post_hoc_on_fashion_mnist": table,
             "geometry": {name: {k: round(v, 4) for k, v in row.items() if v == v} for name, row in geometry.items()},
         },
     )
