@@ -44,10 +44,13 @@ def run(folder):
          "--data.batch_size", str(64 // world), "--name", f"ranks-{world}"]
     )  # fmt: skip
     path = Path(folder) / "runs" / f"ranks-{world}"
+    calibrated = path.with_name("calibrated-ranks")
+    calibrated.mkdir(exist_ok=True)
+    os.environ["RECTIFY_RUN_FOLDER"] = str(calibrated)  # one launch agrees on one folder, and unlearning took it
     main(
         ["calibrate", "-c", "quickstart", "--model.backbone.width", "8", "--trainer.callbacks", "[]",
          "--trainer.enable_progress_bar", "false", *many, "--maps", "[temperature, isotonic]",
-         "--init_from", str(path / "checkpoints" / "unlearned.ckpt"), "--name", "calibrated-ranks"]
+         "--init_from", str(path / "checkpoints" / "unlearned.ckpt")]
     )  # fmt: skip
     found = json.loads((path / "unlearning.json").read_text()) if rank == 0 else {}
     report(
