@@ -38,7 +38,8 @@ def spatial_grid(output: Tensor, size: tuple[int, int], name: str, who: str = "G
     Raises:
         RectifyError: the output is neither.
     """
-    if output.ndim == 4:
+    pooled = output.ndim == 4 and output.shape[2:].numel() == 1 < size[0] * size[1]  # no place is left to tell apart
+    if output.ndim == 4 and not pooled:
         return output.permute(0, 3, 1, 2) if _channels_last(output, size) else output
     if output.ndim == 3:
         return patch_grid(output, size)

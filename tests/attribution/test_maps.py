@@ -176,3 +176,8 @@ def test_bad_input_is_one_sentence_and_leaves_no_hook(case, call, words):
         call(net, images, target)
     assert net.training
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_a_pooled_layer_has_no_map():
+    with pytest.raises(RectifyError, match=r"Grad-CAM needs an output \(B, c, h, w\), but pool gives \(2, 64, 1, 1\)"):
+        grad_cam(ResNet(4), torch.rand(2, 3, 16, 16), torch.tensor([0, 1]), "pool")
