@@ -52,4 +52,7 @@ def _restore(modes: list[tuple[nn.Module, bool]], wanted: list[tuple[nn.Paramete
 
 
 def _compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    """Compiled in place, as a wrapper, or by its forward alone, as Lightning does with a LightningModule."""
+    if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+        return True
+    return hasattr(module.forward, "_torchdynamo_orig_callable")

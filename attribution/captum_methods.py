@@ -17,7 +17,10 @@ from .score import target_logit
 def gradient_shap(
     model: nn.Module, images: Tensor, target: Tensor, baselines: Tensor, samples: int = 16, seed: int = 0
 ) -> Tensor:
-    """Return the expected gradient between random baselines (n, C, H, W) and the image (B, H, W), signed."""
+    """Return the expected gradient between random baselines (n, C, H, W) and the image (B, H, W), signed.
+
+    Calls with one seed repeat; each image has its own draws, so a map depends on its place in the batch.
+    """
     from captum.attr import GradientShap
 
     _checked(model, images, target)
@@ -32,9 +35,14 @@ def kernel_shap(
     """Return Shapley values of the logit for image cells against 0 (B, H, W), by regression over `samples` coalitions.
 
     One image at a time, `samples` forward passes each.
+
+    Raises:
+        RectifyError: as `input_gradient`, or cells or samples below 1.
     """
     from captum.attr import KernelShap
 
+    if cells < 1 or samples < 1:
+        raise RectifyError(f"kernel_shap: cells is {cells} and samples {samples}; give at least 1 each.")
     _checked(model, images, target)
     grid = torch.arange(cells * cells, device=images.device).view(1, cells, cells)
     mask = upsampled_cells(grid.float(), images.shape[-2:]).long()[None]
@@ -95,7 +103,7 @@ def map_sensitivity(
 
 @contextmanager
 def _fenced(model: nn.Module, who: str, gradients: bool = True) -> Iterator[None]:
-    """Captum's errors become one sentence; it draws by the global generator, which is put back."""
+    """Captum's errors become one sentence."""
     import warnings
 
     with frozen_eval(model, input_gradients=gradients), warnings.catch_warnings():
@@ -111,8 +119,16 @@ def _fenced(model: nn.Module, who: str, gradients: bool = True) -> Iterator[None
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    torch.manual_seed(seed)  # inside the fence, which restores the random state
-    yield
+    """Captum draws by the global generators of torch and of NumPy: both start at the seed and are put back."""
+    import numpy as np
+
+    torch.manual_seed(seed)  # inside the fence, which restores this one
+    before = np.random.get_state()
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
 
 
 def _leaf(images: Tensor) -> Tensor:

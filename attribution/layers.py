@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..errors import RectifyError, did_you_mean
 from ..frozen import frozen_eval
+from .score import logits_of
 
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
@@ -59,7 +60,7 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str | None:
     ]
     try:
         with frozen_eval(model):
-            model(image)
+            logits_of(model, image)
     finally:
         for handle in handles:
             handle.remove()
@@ -104,7 +105,7 @@ def spatial_layers(model: nn.Module, image: Tensor) -> list[str]:
     ]
     try:
         with frozen_eval(model):
-            model(image)
+            logits_of(model, image)
     finally:
         for handle in handles:
             handle.remove()

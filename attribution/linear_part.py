@@ -1,5 +1,7 @@
 """LinearScope: the linear map that a ReLU network is at an image, and what its biases add."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +52,7 @@ def linear_interpreter(model: nn.Module, images: Tensor) -> LinearScope:
     Raises:
         RectifyError: as `input_gradient`.
     """
-    # fused attention has no forward-mode derivative
-    with frozen_eval(model, input_gradients=True), sdpa_kernel(SDPBackend.MATH):
+    with frozen_eval(model, input_gradients=True), _differentiable_attention():
         images = images.detach().clone()
         product: Any = jvp(lambda image: logits_of(model, image), (images,), (images.clone(),))
     logits, linear = product
@@ -62,7 +63,7 @@ def jacobian_rows(model: nn.Module, image: Tensor, chunk: int = 16) -> Tensor:
     """Return J of one image (C, H, W) as (K, C, H, W): each class's own linear template, by reverse mode."""
     if image.ndim != 3:
         raise RectifyError(f"jacobian_rows takes one image (C, H, W), got {tuple(image.shape)}.")
-    with frozen_eval(model, input_gradients=True), sdpa_kernel(SDPBackend.MATH):
+    with frozen_eval(model, input_gradients=True), _differentiable_attention():
         product: Any = vjp(lambda image: logits_of(model, image[None])[0], image.detach().clone())
         logits, pull = product
         basis = torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
@@ -85,3 +86,15 @@ def top_singular_images(model: nn.Module, image: Tensor, count: int = 3) -> tupl
         raise RectifyError(f"top_singular_images: count is {count}; give 1 to {len(rows)}, the number of classes.")
     left, values, right = torch.linalg.svd(rows.flatten(1), full_matrices=False)
     return values[:count], right[:count].unflatten(1, image.shape), left.T[:count]
+
+
+@contextmanager
+def _differentiable_attention() -> Iterator[None]:
+    """Fused attention has no forward-mode derivative, nor has the fast path of `nn.MultiheadAttention` in eval mode."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import RectifyError
 from .layers import find_layer
+from .score import logits_of
 
 Saliency = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -104,7 +105,7 @@ class DisconnectedGrid(nn.Module):
     def forward(self, grid: Tensor) -> Tensor:
         single = self._apart(grid)
         if self.layer is None:
-            logits = self.backbone(single)
+            logits = logits_of(self.backbone, single)
         else:
             _, module = find_layer(self, self.layer)
             first = module.register_forward_hook(
@@ -112,7 +113,7 @@ class DisconnectedGrid(nn.Module):
             )
             last = module.register_forward_hook(lambda _, inputs, output: self._apart(output))
             try:
-                logits = self.backbone(single)
+                logits = logits_of(self.backbone, single)
             finally:
                 first.remove()
                 last.remove()

@@ -23,6 +23,10 @@ class MovedWeights(nn.Module):
         self.backbone = backbone  # under this name its layers are found without a prefix
         self._weights = weights
 
+    @property
+    def stands_for(self) -> nn.Module:
+        return self.backbone
+
     def forward(self, image: Tensor) -> Any:
         return functional_call(self.backbone, self._weights, (image,))
 

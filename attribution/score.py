@@ -8,6 +8,10 @@ from ..errors import RectifyError
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     """Return the model's logits (B, K).
 
+    Args:
+        model: a wrapper with an attribute `stands_for` is called by that module's name in errors.
+        images: (B, C, H, W) float.
+
     Raises:
         RectifyError: the images are not float (B, C, H, W), have channels the model does not take, or the model's
             output is not logits.
@@ -16,20 +20,19 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
         raise RectifyError(f"Saliency takes float images (B, C, H, W), got {images.dtype} {tuple(images.shape)}.")
     if not len(images):
         raise RectifyError("Saliency got a batch of no images; give at least one.")
+    name = type(getattr(model, "stands_for", model)).__name__
     try:
         logits = model(images)
     except RuntimeError as error:
         if "channels" not in str(error):
             raise
         raise RectifyError(
-            f"{type(model).__name__} does not take images with {images.shape[1]} channels; "
+            f"{name} does not take images with {images.shape[1]} channels; "
             "give images with the channels of its first layer."
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise RectifyError(
-            f"{type(model).__name__}(image) must return logits ({len(images)}, K) to be explained, it returned {found}."
-        )
+        raise RectifyError(f"{name}(image) must return logits ({len(images)}, K) to be explained, it returned {found}.")
     return logits
 
 

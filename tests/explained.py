@@ -1,5 +1,6 @@
 """A small network to explain: batch normalisation, dropout, an activation in place and a functional pooling."""
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -37,4 +38,5 @@ def trace(net):
         {name: value.tolist() for name, value in net.state_dict().items()},
         [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in net.modules()],
         torch.get_rng_state().tolist(),
+        [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
     )

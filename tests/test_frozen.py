@@ -115,6 +115,23 @@ def test_compiled_modules_run_eagerly_inside(net):
     assert seen == [1]
 
 
+def test_a_compiled_forward_runs_eagerly_inside_and_compiles_nothing_anew(net):
+    graphs = []
+
+    def backend(graph, examples):
+        graphs.append(graph)
+        return graph.forward
+
+    net.forward = torch.compile(net.forward, backend=backend)  # as Lightning does with a compiled LightningModule
+    net(torch.rand(8, 4))
+    before, seen = len(graphs), []
+    with frozen_eval(net):
+        handle = net[0].register_forward_hook(lambda *_: seen.append(1))
+        net(torch.rand(8, 4))
+        handle.remove()
+    assert seen == [1] and len(graphs) == before >= 1
+
+
 def test_a_model_without_parameters(net):
     with frozen_eval(nn.ReLU(), input_gradients=True):
         assert torch.is_grad_enabled()

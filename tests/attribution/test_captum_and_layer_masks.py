@@ -69,6 +69,8 @@ def test_shapley_values_and_lrp():
     start = torch.zeros(2, 2, 8, 8, dtype=torch.float64)
     expected = gradient_shap(net, images, target, start, samples=200)
     torch.testing.assert_close(expected.sum((1, 2)), rise, rtol=0.2, atol=0.02)
+    assert torch.equal(gradient_shap(net, images, target, start, samples=200), expected)
+    assert not torch.equal(gradient_shap(net, images, target, start, samples=200, seed=1), expected)
     captum = LRP(copy.deepcopy(net)).attribute(images.clone(), target=target).sum(1).detach()
     torch.testing.assert_close(lrp(net, images, target), captum)
     assert trace(net) == before
@@ -83,6 +85,12 @@ def test_infidelity_of_a_linear_network_is_0_for_its_gradient():
     assert map_infidelity(net, images, target, 0 * gradient).min() > 1e-4
     assert map_sensitivity(net, images, target, input_gradient).max() < 1e-12  # a constant gradient
     assert trace(net) == before
+
+
+@pytest.mark.parametrize("options", [{"cells": 0}, {"samples": 0}])
+def test_no_cells_and_no_samples_are_refused(options):
+    with pytest.raises(RectifyError, match=r"kernel_shap: cells is .* give at least 1 each"):
+        kernel_shap(*plain_net(), **options)
 
 
 def test_targets_outside_and_layers_without_a_rule_are_refused():

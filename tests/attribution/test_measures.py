@@ -342,6 +342,11 @@ def test_the_region_of_half_the_mass_is_found_by_search():
     assert describe_map(torch.zeros(4, 4), 0.0) == "zero everywhere"
 
 
+class Pair(nn.Module):
+    def forward(self, image):
+        return image.mean((2, 3)), image
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -358,6 +363,10 @@ def test_the_region_of_half_the_mass_is_found_by_search():
             "fill is 'mean'; give a value, others",
         ),
         (lambda n, x, t: class_sensitivity(n, x, ["linear"]), "Class sensitivity needs an output"),
+        (
+            lambda n, x, t: disconnected_grid_game(Pair(), x[:1].repeat(4, 1, 1, 1), t[:1].repeat(4), input_gradient),
+            r"Pair\(image\) must return logits \(4, K\) .* returned tuple",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(call, words):

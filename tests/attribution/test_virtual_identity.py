@@ -185,7 +185,8 @@ def test_attention_norms_and_heads_are_no_spatial_layer():
     net.model.blocks[0].attn.k_norm.register_forward_hook(lambda m, i, o: shapes.append(tuple(o.shape)))
     assert last_spatial_layer(net, torch.rand(1, 3, 32, 32)) is None
     assert set(shapes) == {(1, 2, 17, 16)}
-    last = nn.Sequential(nn.Conv2d(3, 64, 8, 8), nn.Flatten(2), nn.Linear(16, 16), nn.Unflatten(2, (4, 4)))
+    again = [nn.Conv2d(3, 64, 8, 8), nn.Flatten(2), nn.Linear(16, 16), nn.Unflatten(2, (4, 4))]
+    last = nn.Sequential(*again, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert last_spatial_layer(last, torch.rand(1, 3, 32, 32)) == "3"  # tokens that become a map again
 
 
@@ -208,6 +209,8 @@ def test_one_image_and_grey_images():
         (lambda n, x, t: norm_grad(n, x[:0], t[:0], "deep"), "a batch of no images"),
         (lambda n, x, t: norm_grad_layers(FLAT, x, t),
          "no layer with a spatial output"),
+        (lambda n, x, t: norm_grad_layers(n, torch.cat((x, x[:, :1]), 1), t), "does not take images with 4 channels"),
+        (lambda n, x, t: class_sensitivity(n, x[:, :1]), "does not take images with 1 channels"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence_and_leaves_no_hook(call, words):
@@ -251,6 +254,22 @@ def test_the_layers_of_a_transformer_are_its_blocks_but_the_last(name):
     grid = grid.view(2, 1, round(grid.shape[1] ** 0.5), -1)
     expected = torch.nn.functional.interpolate(grid, (32, 32), mode="bilinear", align_corners=False)[:, 0]
     torch.testing.assert_close(maps[layers[-1]], expected)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_where_a_layer_norm_alone_reads_the_patches_their_linear_part_is_0_and_no_noise(name):
+    make, layers = TRANSFORMERS[name]
+    torch.manual_seed(0)
+    net, images, target = make().eval(), torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
+    block = dict(net.named_modules())[layers[-1]]
+    with torch.no_grad():
+        logits = net(images)
+        handle = block.register_forward_hook(lambda m, i, o: torch.cat((o[:, :1], 1.1 * o[:, 1:]), 1))
+        longer = net(images)  # the patches' length has no influence: its derivative, which is the map, is 0
+        handle.remove()
+    torch.testing.assert_close(longer, logits, rtol=1e-3, atol=1e-4)
+    assert not linear_approximation(net, images, target, layers[-1]).any()
+    assert linear_approximation(net, images, target, layers[-2]).flatten(1).any(1).all()
 
 
 def test_channels_last_are_turned():

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from explained import case, trace
 from torch import nn
 
@@ -101,6 +102,20 @@ def test_the_linear_part_goes_through_fused_attention():
         torch.testing.assert_close(jacobian_rows(net, images[place]), jacobian)
 
 
+def test_the_linear_part_goes_through_the_attention_module_of_torch():
+    """In eval mode it takes a fast path without forward-mode derivative where no weight wants a gradient."""
+    torch.manual_seed(0)
+    net = torchvision.models.VisionTransformer(8, 4, 2, 2, 8, 16, num_classes=3).double().eval()
+    torch.nn.init.normal_(net.heads.head.weight)
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    scope, fast = linear_interpreter(net, images), torch.backends.mha.get_fastpath_enabled()
+    assert fast
+    for place in range(2):
+        jacobian = torch.autograd.functional.jacobian(lambda x: net(x[None])[0], images[place])
+        torch.testing.assert_close(scope.linear[place], (jacobian * images[place]).sum((1, 2, 3)))
+        torch.testing.assert_close(jacobian_rows(net, images[place]), jacobian)
+
+
 def test_top_singular_images_of_a_linear_network():
     weight = torch.randn(4, 12, dtype=torch.float64)
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4).double())
@@ -141,6 +156,7 @@ def test_patch_grid_in_row_order():
             lambda n, x, t: meta_saliency(n, x, t + 1, input_gradient),
             "target holds",
         ),
+        (lambda n, x, t: meta_saliency(n.deep, x.repeat(1, 2, 1, 1), t, input_gradient), r"Sequential\(image\) must"),
         (lambda n, x, t: jacobian_rows(n, x), "takes one image"),
         (lambda n, x, t: top_singular_images(n, x[0], 5), "count is 5; give 1 to 4"),
         (lambda n, x, t: combine_layers([]), "give some, of one shape"),
