@@ -30,7 +30,7 @@ from .provenance import Provenance, mark_finished
 from .results_table import print_results
 from .retrain import Retraining
 from .run_folder import LATEST, RunFolder, choose_run_folder
-from .starting_weights import backbone_weights, check_fit, load_starting_weights, read_checkpoint
+from .starting_weights import backbone_weights, check_fit, load_starting_weights, network_of, read_checkpoint
 from .trainer import RectifyTrainer
 from .tuning import Tuning
 from .unlearn import UnlearningRun
@@ -250,23 +250,26 @@ class RectifyCLI(LightningCLI):
             print_results(results[0], kwargs.get("ckpt_path"))
 
     def _default_name(self) -> str:
-        model = self._get(self.config, "model")
+        model = self._get(self.config, "model") or {}  # a module may take no arguments
         objective = model.get("method") or model.get("objective")
-        title = objective.class_path.rpartition(".")[2] if objective else "EmpiricalRisk"
+        ours = "EmpiricalRisk" if "objective" in model else self._get(self.config, "module")
+        title = (objective.class_path if objective else ours).rpartition(".")[2]
         return f"{Path(self._get(self.config, 'data').source).stem}-{title}"
 
     def _load_weights(self) -> None:
         start, resume = self._get(self.config, "init_from"), self._get(self.config, "ckpt_path")
+        network, whole = network_of(self.model)
         if self.subcommand == "calibrate" and (start or resume):
             check_uncalibrated(str(resume or start), "--ckpt_path" if resume else "--init_from")
         if start:
             if resume and self.subcommand != "unlearn":  # which compares with the original at the end
                 raise RectifyError("--init_from starts a new training and --ckpt_path resumes one; give one of them.")
-            averaged = load_starting_weights(self.model.backbone, start, self._get(self.config, "replace_head"))
+            replace_head = self._get(self.config, "replace_head")
+            averaged = load_starting_weights(network, start, replace_head, whole)
             rank_zero_info(f"Started from {start}" + (" (its moving average of weights)" if averaged else ""))
         if resume and not Path(resume).is_dir():
-            weights, _ = backbone_weights(read_checkpoint(resume, "--ckpt_path"), "--ckpt_path")
-            check_fit(self.model.backbone, weights, f"--ckpt_path {resume}")
+            weights, _ = backbone_weights(read_checkpoint(resume, "--ckpt_path"), "--ckpt_path", whole)
+            check_fit(network, weights, f"--ckpt_path {resume}", whole=whole)
 
 
 def _options(arguments: dict[str, Any]) -> dict[str, Any]:

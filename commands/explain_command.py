@@ -8,7 +8,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from ..errors import RectifyError
 from .explain import explain
-from .starting_weights import load_starting_weights
+from .starting_weights import load_starting_weights, network_of
 
 SHOWN = {  # headings of the table that is printed
     "images": "images",
@@ -22,7 +22,7 @@ SHOWN = {  # headings of the table that is printed
 
 
 def explain_command(cli: Any, ckpt_path: str | None, **options: Any) -> None:
-    """Explain the model of a command line into its run folder.
+    """Explain the model of a command line into its run folder: the backbone of our modules, others as a whole.
 
     Args:
         cli: the command line, with trainer, model and data built.
@@ -34,17 +34,18 @@ def explain_command(cli: Any, ckpt_path: str | None, **options: Any) -> None:
     """
     if cli.trainer.world_size > 1:
         raise RectifyError(f"explain runs in one process; trainer.devices asks for {cli.trainer.world_size}, set 1.")
+    network, whole = network_of(cli.model)
     if ckpt_path:
         if Path(ckpt_path).is_dir():
             raise RectifyError(
                 f"explain: --ckpt_path {ckpt_path} is a folder of shards; make one file of it with "
                 "lightning_rectify.strategies.consolidate first."
             )
-        averaged = load_starting_weights(cli.model.backbone, ckpt_path)
+        averaged = load_starting_weights(network, ckpt_path, whole=whole)
         rank_zero_info(f"Weights of {ckpt_path}" + (" (its moving average)" if averaged else ""))
     cli.datamodule.trainer = cli.trainer
     device = cli.trainer.strategy.root_device
-    study = explain(cli.model.backbone, cli.datamodule, cli.run_folder, device=device, **options)
+    study = explain(network, cli.datamodule, cli.run_folder, device=device, **options)
     shown = [name for name in SHOWN if any(name in row for row in study.methods.values())]
     rank_zero_info(f"{'':26}" + "".join(f"{SHOWN[name]:>11}" for name in shown))
     for method, row in study.methods.items():

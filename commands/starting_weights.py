@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..callbacks.ema import RAW
 from ..errors import RectifyError
+from ..lightning_modules.rectifier import Rectifier
 
 
 def read_checkpoint(path: str | Path, key: str) -> dict[str, Any]:
@@ -39,31 +40,45 @@ def read_checkpoint(path: str | Path, key: str) -> dict[str, Any]:
     return checkpoint
 
 
-def backbone_weights(checkpoint: dict[str, Any], key: str) -> tuple[dict[str, Tensor], bool]:
-    """Return the backbone's weights in a Lightning checkpoint or plain state dict, and whether they are averaged."""
+def network_of(module: nn.Module) -> tuple[nn.Module, bool]:
+    """Return the network that gives a module's logits, and whether it is the whole module.
+
+    In our modules it is the backbone. What somebody else calls `backbone` may be a part of the network.
+    """
+    return (module.backbone, False) if isinstance(module, Rectifier) else (module, True)
+
+
+def backbone_weights(checkpoint: dict[str, Any], key: str, whole: bool = False) -> tuple[dict[str, Tensor], bool]:
+    """Return the backbone's weights in a Lightning checkpoint or plain state dict, and whether they are averaged.
+
+    With `whole` the weights are those of a module that is not ours, all of them.
+    """
     state = checkpoint.get("state_dict", checkpoint)
     if not isinstance(state, dict):
         raise RectifyError(f"{key}: the checkpoint holds no weights; its state_dict is {type(state).__name__}.")
     inside = {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
-    weights = inside or {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    weights = (not whole and inside) or {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not weights:
         raise RectifyError(f"{key}: the checkpoint holds no weights; give one with a state_dict.")
     return weights, RAW in checkpoint
 
 
-def load_starting_weights(backbone: nn.Module, path: str | Path, replace_head: bool = False) -> bool:
+def load_starting_weights(
+    backbone: nn.Module, path: str | Path, replace_head: bool = False, whole: bool = False
+) -> bool:
     """Load weights into a backbone, strictly; return whether they are a moving average.
 
     Args:
         backbone: the module to load into, in place.
         path: a Lightning checkpoint, a plain state dict or a safetensors file.
         replace_head: keep the backbone's own freshly initialised head where the shapes of the last layer differ.
+        whole: it is no backbone but somebody else's module, as `network_of` says.
 
     Raises:
         RectifyError: names or shapes differ. Nothing is loaded then.
     """
-    weights, averaged = backbone_weights(read_checkpoint(path, "--init_from"), "--init_from")
-    check_fit(backbone, weights, f"--init_from {path}", ignore_head=replace_head)
+    weights, averaged = backbone_weights(read_checkpoint(path, "--init_from"), "--init_from", whole)
+    check_fit(backbone, weights, f"--init_from {path}", ignore_head=replace_head, whole=whole)
     if replace_head:
         head = _head_names(backbone, weights)
         weights = {**weights, **{name: backbone.state_dict()[name] for name in head}}
@@ -71,8 +86,10 @@ def load_starting_weights(backbone: nn.Module, path: str | Path, replace_head: b
     return averaged
 
 
-def check_fit(backbone: nn.Module, weights: dict[str, Tensor], source: str, ignore_head: bool = False) -> None:
-    """Raise RectifyError unless the weights fit the backbone name by name and shape by shape."""
+def check_fit(
+    backbone: nn.Module, weights: dict[str, Tensor], source: str, ignore_head: bool = False, whole: bool = False
+) -> None:
+    """Raise RectifyError unless the weights fit the backbone (or `whole` module) name by name and shape by shape."""
     own = backbone.state_dict()
     skipped = _head_names(backbone, weights) if ignore_head else set()
     missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
@@ -88,7 +105,7 @@ def check_fit(backbone: nn.Module, weights: dict[str, Tensor], source: str, igno
     remedy = " or pass --replace_head true" if _only_head(backbone, weights, missing, foreign, differing) else ""
     raise RectifyError(
         f"{source}: the checkpoint is of another architecture ({what}; {count} differences); "
-        f"set model.backbone to the one it was trained with{remedy}."
+        f"set {'module and model' if whole else 'model.backbone'} to the one it was trained with{remedy}."
     )
 
 

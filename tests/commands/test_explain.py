@@ -1,7 +1,9 @@
 """The study of a finished model: its numbers are those of the plain functions, its files are complete, it repeats."""
 
 import csv
+import importlib
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -272,3 +274,44 @@ def test_the_command(command):
     assert set(json.loads(found.read_text())["methods"]) == {"input_gradient", "norm_grad", "random order"}
     untrained = command("explain", "-c", "quickstart")
     assert untrained.code == 2 and "the weights are untrained" in untrained.error
+
+
+OWN = """
+import torch
+from foreign import Foreign
+
+
+class Whole(Foreign):
+    pass
+
+
+class Parts(Foreign):  # its backbone gives features, of which a head makes the logits
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = self.net[:-1], self.net[-1]
+        del self.net
+
+    def forward(self, image):
+        return self.head(self.backbone(image))
+"""
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("Whole", "net.5"), ("Parts", "backbone.5")])
+def test_somebody_elses_module_is_explained_as_a_whole(command, tmp_path, monkeypatch, kind, layer):
+    (tmp_path / "own_explained.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = getattr(importlib.import_module("own_explained"), kind)()
+    torch.save({"state_dict": module.state_dict()}, command.folder / "own.ckpt")
+    own = ("-c", "own.yaml", "--allow", "own_explained", "--module", f"own_explained.{kind}")
+    (command.folder / "own.yaml").write_text("data: {source: digits}\n")
+    for weights in ("--ckpt_path", "--init_from"):
+        ended = command("explain", *own, weights, "own.ckpt", "--methods", "[grad_cam]", "--images", 20, "--samples", 4)
+        assert ended.code == 0, ended.error
+        (found,) = (json.loads(path.read_text()) for path in command.folder.glob("runs/*/explain.json"))
+        assert found["layer"] == layer
+        assert [path.name for path in command.folder.glob("runs/*")] == [f"digits-{kind}"]
+        shutil.rmtree(command.folder / "runs")
+    net = Net(1, 10)
+    torch.save({"state_dict": net.state_dict()}, command.folder / "other.ckpt")
+    refused = command("explain", *own, "--ckpt_path", "other.ckpt")
+    assert refused.code == 2 and "set module and model to the one it was trained with" in refused.error
