@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RectifyError
+from ..metrics.probabilities import are_probabilities
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class CachedLogits:
             raise RectifyError(f"{owner}: some logits are NaN or infinite; the network has diverged.")
         if label.min() < 0 or label.max() >= logits.shape[1]:
             raise RectifyError(f"{owner}: labels reach from {label.min()} to {label.max()}, classes {logits.shape[1]}.")
-        if logits.min() >= 0 and logits.max() <= 1 and (logits.sum(1) - 1).abs().max() < 1e-4:
+        if are_probabilities(logits):
             raise RectifyError(f"{owner}: these are probabilities; give the logits, or their logarithm.")
         return cls(logits, label)
 

@@ -9,7 +9,8 @@ from pytorch_lightning import LightningModule, Trainer
 from ..errors import RectifyError
 from ..metrics import CalibrationSums, Deduplicator
 from ..metrics.calibration_sums import LOGGED, CalibrationResult
-from ..metrics.probabilities import check_bins
+from ..metrics.forecast_metric import refuse_probabilities
+from ..metrics.probabilities import check_bins, check_forecast
 from .batches import forward_logits, image_batch, step_logits
 from .calibration_comparison import CalibrationComparison
 from .calibration_record import CalibrationRecord, record_name
@@ -140,7 +141,7 @@ class CalibrationReport(FigureMoments):
     def _count(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, loader: int, stage: Stage
     ) -> None:
-        if stage not in self.stages or (trainer.sanity_checking and self._comparison is None):
+        if stage not in self.stages:
             return
         found = step_logits(outputs)
         if found is None:
@@ -151,9 +152,11 @@ class CalibrationReport(FigureMoments):
                 logits, label = logits[keep], label[keep]
         else:
             logits, label = found
+        check_forecast(logits, label)
         if self._comparison is not None and loader == 0:
             self._comparison.check_classes(logits.shape[1])
-        if trainer.sanity_checking:
+        if trainer.sanity_checking:  # counts for nothing, but tells before any epoch what the logits are
+            refuse_probabilities(logits, "CalibrationReport")
             return
         if loader not in self._sums:
             self._sums[loader] = CalibrationSums(logits.shape[1], self.bins).to(logits.device)

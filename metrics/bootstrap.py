@@ -20,8 +20,9 @@ def bootstrap_replicates(data: Reliability, replicates: int = 1000, seed: int = 
     if replicates < 2:
         raise RectifyError(f"replicates is {replicates}; a bootstrap needs at least 2.")
     generator = keyed_generator("bootstrap", seed)
-    cells = torch.stack((data.hits, data.count - data.hits)).double().cpu()
-    drawn = torch.poisson(cells.expand(replicates, -1, -1), generator).to(data.confidence.device)
+    cells = torch.stack((data.hits, data.count - data.hits)).cpu().double()
+    drawn = torch.poisson(cells.expand(replicates, -1, -1), generator)
+    drawn = drawn.to(data.confidence.dtype).to(data.confidence.device)  # in this order: Apple's GPUs have no float64
     count = drawn.sum(1)
     mean = data.confidence / data.count.clamp_min(1)
     return Reliability(count, drawn[:, 0], count * mean)
@@ -36,13 +37,14 @@ def bootstrap_interval(
 ) -> Tensor:
     """Return (low, high), the percentile interval of a figure of the reliability sums.
 
-    ECE has a positive bias that resampling adds once more, so its interval leans upward: read its width.
+    ECE has a positive bias that resampling adds once more, so its interval leans upward: read its width. Of few samples
+    a replicate may hold none; such a one has no figure and is left out.
 
     Raises:
         RectifyError: level outside (0, 1), or fewer than 2 replicates.
     """
     if not 0 < level < 1:
         raise RectifyError(f"level is {level}; give the share of the interval, inside (0, 1).")
-    values = score(bootstrap_replicates(data, replicates, seed)).double()
+    values = score(bootstrap_replicates(data, replicates, seed))
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=values.dtype, device=values.device)
-    return values.quantile(tails)
+    return values.nanquantile(tails)

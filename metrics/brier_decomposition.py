@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from .class_bins import BrierParts, ClassBins, brier_parts
-from .probabilities import Forecast, check_bins
-from .sums import SumMetric
+from .forecast_metric import ForecastMetric, check_classes
+from .probabilities import check_bins
 
 
-class BrierDecomposition(SumMetric):
+class BrierDecomposition(ForecastMetric):
     """Brier score, reliability, resolution and uncertainty over all classes: `compute()` gives `BrierParts`.
 
     `update(logits (n, K), label (n,))`. State: 3·K·bins + 1 numbers, reduced by sum.
@@ -18,6 +18,7 @@ class BrierDecomposition(SumMetric):
         bins: equal-width bins of each class's probability, the last one closed on the right.
     """
 
+    classes: int
     class_count: Tensor
     class_hits: Tensor
     gaps: Tensor
@@ -25,14 +26,14 @@ class BrierDecomposition(SumMetric):
 
     def __init__(self, classes: int, bins: int = 15):
         super().__init__()
-        self.classes, self.bins = classes, check_bins(bins)
+        self.classes, self.bins = check_classes(classes, type(self).__name__), check_bins(bins)
         self.add_sum("class_count", classes, bins, dtype=torch.int64)
         self.add_sum("class_hits", classes, bins, dtype=torch.int64)
         self.add_sum("gaps", classes, bins)
         self.add_sum("brier")
 
     def update(self, logits: Tensor, label: Tensor) -> None:
-        forecast = Forecast.of(logits, label)
+        forecast = self.forecast(logits, label)
         batch = ClassBins.of(forecast, self.bins)
         self.class_count += batch.count
         self.class_hits += batch.hits
@@ -40,6 +41,6 @@ class BrierDecomposition(SumMetric):
         self.brier += forecast.brier().sum(dtype=self.brier.dtype)
 
     def compute(self) -> BrierParts:
-        self.refuse_nan(self.brier)
+        self.refuse_bad(self.brier)
         bins = ClassBins(self.class_count, self.class_hits, self.gaps)
         return brier_parts(bins, self.brier / bins.samples)

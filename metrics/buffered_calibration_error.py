@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import RectifyError
 from .calibration_error import TopLabelCalibrationError
-from .probabilities import Forecast, check_forecast
+from .probabilities import check_forecast
 from .reliability import Norm
 
 
@@ -63,7 +63,7 @@ class BufferedCalibrationError(TopLabelCalibrationError):
             self.flush()
             # a first batch is binned at once: a MetricCollection compares states after it to find equal ones
             if self._update_count == 1 or label.shape[0] >= self.buffer:
-                self.add(Forecast.of(logits, label))
+                self.add(self.forecast(logits, label))
                 return
             waiting = self._waiting
             if waiting is None or not waiting.takes(logits):
@@ -77,7 +77,7 @@ class BufferedCalibrationError(TopLabelCalibrationError):
         waiting = self._waiting
         if waiting is not None and waiting.count:
             count, waiting.count = waiting.count, 0
-            self.add(Forecast.of(waiting.logits[:count], waiting.label[:count]))
+            self.add(self.forecast(waiting.logits[:count], waiting.label[:count]))
 
     def compute(self) -> Tensor:  # type: ignore[override]
         self.flush()

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..errors import RectifyError
 from .class_bins import class_gaps
-from .probabilities import Forecast, check_bins
+from .forecast_metric import ForecastMetric, check_classes
+from .probabilities import check_bins
 from .reliability import Norm, ReliabilityDiagram
-from .sums import SumMetric
 
 
 class TopLabelCalibrationError(ReliabilityDiagram):
@@ -78,7 +78,7 @@ class UnderConfidence(OverConfidence):
         return self.state().under_confidence(self.weighted).float()
 
 
-class ClassWiseCalibrationError(SumMetric):
+class ClassWiseCalibrationError(ForecastMetric):
     """Class-wise L1 calibration error, mean over classes: (1/K) Σ_k Σ_b n_bk/N·|frequency - mean probability|.
 
     `update(logits (n, K), label (n,))`; Kull et al. 2019, eq. 3, where some print the sum over classes instead. Bins as
@@ -89,19 +89,20 @@ class ClassWiseCalibrationError(SumMetric):
         bins: number of equal-width bins.
     """
 
+    classes: int
     gaps: Tensor
     samples: Tensor
 
     def __init__(self, classes: int, bins: int = 15):
         super().__init__()
-        self.classes, self.bins = classes, check_bins(bins)
+        self.classes, self.bins = check_classes(classes, type(self).__name__), check_bins(bins)
         self.add_sum("gaps", classes, bins)
         self.add_sum("samples", dtype=torch.int64)
 
     def update(self, logits: Tensor, label: Tensor) -> None:
-        self.gaps += class_gaps(Forecast.of(logits, label), self.bins)
+        self.gaps += class_gaps(self.forecast(logits, label), self.bins)
         self.samples += len(label)
 
     def compute(self) -> Tensor:
-        self.refuse_nan(self.gaps)
+        self.refuse_bad(self.gaps)
         return (self.gaps.abs().sum() / (self.classes * self.samples)).float()

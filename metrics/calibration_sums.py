@@ -9,8 +9,8 @@ from .bootstrap import bootstrap_interval
 from .class_bins import ClassBins, brier_parts
 from .confidence_histogram import CELLS, ConfidenceHistogram, check_cells
 from .equal_mass import equal_mass_error
+from .forecast_metric import check_classes
 from .kolmogorov_smirnov import ks_error
-from .probabilities import Forecast
 from .reliability import Reliability, ReliabilityDiagram
 from .score_intervals import mean_interval, share_interval
 from .selective_risk import area_under_risk_coverage, best_area
@@ -21,7 +21,7 @@ LOGGED = (
     *("ece_top_label_l1_debiased", "ece_top_label_l2_debiased", "ece_top_label_equal_mass", "ece_top_label_smooth"),
     *("ks_top_label", "signed_gap", "over_confidence", "under_confidence", "aurc", "e_aurc"),
     *("calibration_samples", "calibration_bins", "ece_class_wise_l1", "nll", "brier"),
-    *("brier_reliability", "brier_resolution", "brier_uncertainty"),
+    *("brier_reliability", "brier_resolution", "brier_uncertainty", "brier_within"),
 )
 """The names of `CalibrationResult.scores`, for whoever must know them before anything is counted."""
 
@@ -55,6 +55,7 @@ class CalibrationSums(ReliabilityDiagram):
         cells: of the fine histogram behind the KS, smooth, equal-mass and AURC figures.
     """
 
+    classes: int
     class_count: Tensor
     class_hits: Tensor
     gaps: Tensor
@@ -68,7 +69,7 @@ class CalibrationSums(ReliabilityDiagram):
 
     def __init__(self, classes: int, bins: int = 15, cells: int = CELLS):
         super().__init__(bins)
-        self.classes, self.cells = classes, check_cells(cells)
+        self.classes, self.cells = check_classes(classes, type(self).__name__), check_cells(cells)
         self.add_sum("class_count", classes, bins, dtype=torch.int64)
         self.add_sum("class_hits", classes, bins, dtype=torch.int64)
         self.add_sum("gaps", classes, bins)
@@ -79,7 +80,7 @@ class CalibrationSums(ReliabilityDiagram):
             self.add_sum(name)
 
     def update(self, logits: Tensor, label: Tensor) -> None:
-        forecast = Forecast.of(logits, label)
+        forecast = self.forecast(logits, label)
         self.add(forecast)
         classes, cells = ClassBins.of(forecast, self.bins), ConfidenceHistogram.of(forecast, self.cells)
         self.class_count += classes.count
@@ -99,7 +100,7 @@ class CalibrationSums(ReliabilityDiagram):
         """Return all figures.
 
         Raises:
-            RectifyError: a logit was NaN.
+            RectifyError: a logit was NaN, or the logits were probabilities.
         """
         reliability = super().compute()
         samples = reliability.samples
@@ -113,7 +114,7 @@ class CalibrationSums(ReliabilityDiagram):
             "brier": self.brier / samples,
         }
         parts = brier_parts(bins, scores["brier"])
-        for name in ("reliability", "resolution", "uncertainty"):
+        for name in ("reliability", "resolution", "uncertainty", "within"):
             scores[f"brier_{name}"] = getattr(parts, name)
         intervals = {
             "ece_top_label_l1": torch.stack([scores[f"ece_top_label_l1_{end}"] for end in ("low", "high")]),

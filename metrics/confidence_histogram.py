@@ -7,6 +7,7 @@ from torch import Tensor
 from ..errors import RectifyError
 from .probabilities import Forecast
 from .reliability import Reliability
+from .sums import sum_type
 
 CELLS = 4096
 
@@ -41,7 +42,7 @@ class ConfidenceHistogram:
     @classmethod
     def exact(cls, confidence: Tensor, hit: Tensor) -> "ConfidenceHistogram":
         """Group samples (n,) by their very confidence."""
-        value, where = confidence.double().unique(sorted=True, return_inverse=True)
+        value, where = confidence.to(sum_type(confidence.device)).unique(sorted=True, return_inverse=True)
         sums = Reliability.binned(where, confidence, hit, len(value))
         return cls(sums.count, sums.hits, sums.confidence, 0.0)
 

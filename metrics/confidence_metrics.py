@@ -7,15 +7,16 @@ from ..collectives import gather_rows
 from ..errors import RectifyError
 from .confidence_histogram import CELLS, ConfidenceHistogram, check_cells
 from .equal_mass import equal_mass_bound, equal_mass_error
+from .forecast_metric import ForecastMetric
 from .kolmogorov_smirnov import ks_bound, ks_error
-from .probabilities import Forecast, check_bins
+from .probabilities import check_bins
 from .reliability import Norm
 from .selective_risk import area_under_risk_coverage, best_area, risk_coverage_bound
 from .smooth_calibration import smooth_bound, smooth_error
-from .sums import SumMetric, sum_type
+from .sums import sum_type
 
 
-class ConfidenceMetric(SumMetric):
+class ConfidenceMetric(ForecastMetric):
     """Base of metrics of a `ConfidenceHistogram`: `update(logits (n, K), label (n,))`.
 
     State: 3·cells numbers, reduced by sum; metrics of equal `cells` share it in a `MetricCollection`. `error_bound()`
@@ -45,7 +46,7 @@ class ConfidenceMetric(SumMetric):
             self.add_sum("confidence", cells)
 
     def update(self, logits: Tensor, label: Tensor) -> None:
-        forecast = Forecast.of(logits, label)
+        forecast = self.forecast(logits, label)
         if self.exact:
             self.every_confidence.append(forecast.confidence)
             self.every_hit.append(forecast.hit.long())
@@ -58,7 +59,7 @@ class ConfidenceMetric(SumMetric):
     def state(self) -> ConfidenceHistogram:
         """The histogram as it stands on this rank (inside `compute`, and always if exact: of all ranks)."""
         if not self.exact:
-            self.refuse_nan(self.confidence)
+            self.refuse_bad(self.confidence)
             return ConfidenceHistogram(self.count, self.hits, self.confidence, 1 / self.cells)
         empty = torch.zeros(0, device=self.device)
         confidence, hit = (
@@ -70,7 +71,7 @@ class ConfidenceMetric(SumMetric):
         )
         if not len(confidence):
             raise RectifyError(f"{type(self).__name__}: compute before any update; pass logits and labels first.")
-        self.refuse_nan(confidence)
+        self.refuse_bad(confidence)
         return ConfidenceHistogram.exact(confidence, hit)
 
     def error_bound(self) -> Tensor:

@@ -27,9 +27,16 @@ class Forecast:
         """Check logits (n, K) and labels (n,); half precision is raised to float32 before any soft-max.
 
         Raises:
-            RectifyError: the shapes or types do not fit. Values are not looked at: that would wait for the device.
+            RectifyError: the shapes or types do not fit; on a CPU, a label is outside the classes. On an accelerator
+                looking at values would wait for the device.
         """
         check_forecast(logits, label)
+        if label.device.type == "cpu" and len(label):
+            low, high = (int(end) for end in label.aminmax())
+            if low < 0 or high >= logits.shape[1]:
+                raise RectifyError(
+                    f"A calibration metric: labels reach from {low} to {high}, but K is {logits.shape[1]} classes."
+                )
         logits = logits.detach()
         return cls(logits.to(torch.promote_types(logits.dtype, torch.float32)), label.long())
 
@@ -63,7 +70,8 @@ class Forecast:
 
     def negative_log_likelihood(self) -> Tensor:
         """(n,) -log p of the label, in nats."""
-        return F.cross_entropy(self.logits, self.label, reduction="none")
+        # -100 is no label here, as the default would have it, and not free of loss
+        return F.cross_entropy(self.logits, self.label, reduction="none", ignore_index=-(2**31))
 
     def brier(self) -> Tensor:
         """(n,) squared distance of the probabilities from the one-hot label, in [0, 2]."""
@@ -83,6 +91,12 @@ def check_forecast(logits: Tensor, label: Tensor) -> None:
             f"A calibration metric takes integer labels of shape ({len(logits)},), "
             f"got {label.dtype} of shape {tuple(label.shape)}."
         )
+
+
+def are_probabilities(values: Tensor) -> Tensor:
+    """Return whether every row (n, K) lies in [0, 1] and sums to 1 as far as half precision goes, a scalar bool."""
+    inside = (values >= 0).all() & (values <= 1).all()
+    return inside & ((values.sum(1) - 1).abs() < 1e-2).all()
 
 
 def check_bins(bins: int) -> int:

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
+from .forecast_metric import ForecastMetric
 from .probabilities import Forecast
-from .sums import SumMetric
 
 
-class _MeanScore(SumMetric):
+class _MeanScore(ForecastMetric):
     total: Tensor
     samples: Tensor
 
@@ -21,11 +21,11 @@ class _MeanScore(SumMetric):
         raise NotImplementedError
 
     def update(self, logits: Tensor, label: Tensor) -> None:
-        self.total += self.score(Forecast.of(logits, label)).sum(dtype=self.total.dtype)
+        self.total += self.score(self.forecast(logits, label)).sum(dtype=self.total.dtype)
         self.samples += len(label)
 
     def compute(self) -> Tensor:
-        self.refuse_nan(self.total)
+        self.refuse_bad(self.total)
         return (self.total / self.samples).float()
 
 

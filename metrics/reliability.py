@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from .debiased import debiased_error
+from .forecast_metric import ForecastMetric
 from .probabilities import Forecast, bin_of, check_bins
-from .sums import SumMetric, sum_type
+from .sums import sum_type
 
 Norm = Literal["l1", "l2", "max"]
 
@@ -109,7 +110,7 @@ class Reliability:
         return (gap.clamp_min(0) * weight).sum(-1) / self.samples
 
 
-class ReliabilityDiagram(SumMetric):
+class ReliabilityDiagram(ForecastMetric):
     """The data of a reliability diagram: `update(logits (n, K), label (n,))`, `compute()` gives a `Reliability`.
 
     State: 3·bins numbers, reduced by sum; whoever draws from `compute()` draws what all ranks saw.
@@ -131,7 +132,7 @@ class ReliabilityDiagram(SumMetric):
         self.add_sum("confidence", bins)
 
     def update(self, logits: Tensor, label: Tensor) -> None:
-        self.add(Forecast.of(logits, label))
+        self.add(self.forecast(logits, label))
 
     def add(self, forecast: Forecast) -> None:
         """Add a batch."""
@@ -142,9 +143,9 @@ class ReliabilityDiagram(SumMetric):
         """The sums as they stand on this rank (inside `compute`: of all ranks).
 
         Raises:
-            RectifyError: a logit was NaN.
+            RectifyError: a logit was NaN, or the logits were probabilities.
         """
-        self.refuse_nan(self.confidence)
+        self.refuse_bad(self.confidence)
         return Reliability(self.count, self.hits, self.confidence)
 
     def compute(self) -> Reliability:

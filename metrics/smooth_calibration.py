@@ -37,7 +37,7 @@ def smooth_bound(data: ConfidenceHistogram) -> Tensor:
 
     With cells of width w a sample moves by at most w/2, which changes the integral by at most w/(σ√2π) of its weight
     |c - a|; the sum over the grid in the place of the integral costs as much again. A change of the integral by ε moves
-    the fixed point by no more than ε.
+    the fixed point by no more than ε. Neither value exceeds the mean |c - a|, which is the bound where σ is near 0.
     """
     if not data.samples:
         return data.confidence.new_zeros(())
@@ -45,7 +45,7 @@ def smooth_bound(data: ConfidenceHistogram) -> Tensor:
     filled = data.filled()
     low, high = filled.ends()
     weight = (filled.hits * (1 - low) + (filled.count - filled.hits) * high).sum() / data.samples
-    return 2 * width * weight / (smooth_error(data) * math.sqrt(2 * math.pi))
+    return torch.minimum(weight, 2 * width * weight / (smooth_error(data) * math.sqrt(2 * math.pi)))
 
 
 def _on_grid(data: ConfidenceHistogram) -> Tensor:

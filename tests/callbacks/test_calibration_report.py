@@ -116,6 +116,17 @@ class _Tuple(Foreign):
         return (self.net(image),)
 
 
+class _Sure(Foreign):
+    def forward(self, image):
+        return self.net(image).softmax(1)
+
+
+class _Flat(WithOutputs):
+    def validation_step(self, batch, batch_idx):
+        found = super().validation_step(batch, batch_idx)
+        return found | {"logits": found["logits"][:, 0]}
+
+
 class _Text(Data):
     def _loader(self, start, stop):
         return torch.utils.data.DataLoader([{"text": 1.0}] * 4)
@@ -123,11 +134,23 @@ class _Text(Data):
 
 @pytest.mark.parametrize(
     ("module", "data", "words"),
-    [(_Tuple, Data, "returned tuple, not logits"), (Foreign, _Text, "this one is a dict with text")],
+    [
+        (_Tuple, Data, "returned tuple, not logits"),
+        (Foreign, _Text, "this one is a dict with text"),
+        (_Sure, Data, "CalibrationSums: these are probabilities"),
+        (_Flat, Data, "takes float logits"),
+    ],
 )
 def test_what_it_cannot_read_is_one_sentence(tmp_path, module, data, words):
     with pytest.raises(RectifyError, match=words):
         trainer(tmp_path, CalibrationReport()).validate(module(), data(), verbose=False)
+
+
+def test_probabilities_are_refused_before_training(tmp_path):
+    net = _Sure()
+    with pytest.raises(RectifyError, match="CalibrationReport: these are probabilities"):
+        trainer(tmp_path, CalibrationReport(), num_sanity_val_steps=1).fit(net, Data())
+    assert net.losses == []
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,16 @@ def test_casting_a_module_leaves_the_sums_in_float64():
         (lambda: BrierScore().update(torch.ones(4, 2, dtype=torch.int64), torch.zeros(4).long()), "float logits"),
         (lambda: BrierScore().update(torch.randn(4, 2), torch.zeros(3, dtype=torch.int64)), "labels of shape"),
         (lambda: BrierScore().update(torch.randn(4, 2), torch.zeros(4)), "integer labels"),
+        (
+            lambda: NegativeLogLikelihood().update(torch.randn(4, 2), torch.tensor([0, 1, -100, 1])),
+            "reach from -100 to 1",
+        ),
+        (lambda: TopLabelCalibrationError().update(torch.randn(4, 2), torch.arange(4)), "labels reach from 0 to 3"),
+        (
+            lambda: CalibrationSums(K).update(torch.randn(4, 2), torch.zeros(4).long()),
+            "made for 6 classes, got logits of 2",
+        ),
+        (lambda: ClassWiseCalibrationError(1), "ClassWiseCalibrationError: classes is 1"),
     ],
 )
 def test_bad_input_is_one_sentence(call, words):

@@ -20,12 +20,14 @@ from lightning_rectify.metrics import (
     KolmogorovSmirnovError,
     NegativeLogLikelihood,
     OverConfidence,
+    Reliability,
     ReliabilityDiagram,
     SignedCalibrationGap,
     SmoothCalibrationError,
     TopLabelCalibrationError,
     UnderConfidence,
     bootstrap_interval,
+    bootstrap_replicates,
 )
 
 N, K, B = 800, 4, 15
@@ -199,6 +201,50 @@ def test_nan_logits_are_named(data, metric):
     own = metric()
     with pytest.raises(RectifyError, match=f"{type(own).__name__}: some logits are NaN"):
         fed(own, logits, data[1])
+
+
+PROBABILITY_METRICS = [
+    lambda: CalibrationSums(K),
+    TopLabelCalibrationError,
+    lambda: BufferedCalibrationError(buffer=300),
+    BrierScore,
+    KolmogorovSmirnovError,
+    lambda: SmoothCalibrationError(exact=True),
+    lambda: ClassWiseCalibrationError(K),
+    lambda: BrierDecomposition(K),
+]
+
+
+@pytest.mark.parametrize("metric", PROBABILITY_METRICS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_probabilities_in_the_place_of_logits_are_refused(data, metric, dtype):
+    probability, label = data[0].softmax(1).to(dtype), data[1]
+    own = metric()
+    with pytest.raises(RectifyError, match=f"{type(own).__name__}: these are probabilities"):
+        fed(own, probability, label)
+    own.reset()
+    fed(own, probability.log(), label)  # the logarithm of probabilities is as good as the logits
+    own.reset()
+    for row, one in zip(data[0][:40].split(1), label.split(1), strict=False):  # one that sums to 1 by chance is none
+        own.update(row, one)
+    own.update(torch.full((1, K), 1 / K), label[:1])
+    own.compute()
+
+
+def test_few_samples_have_an_interval(data):
+    for n in (1, 3, 8):
+        low, high = bootstrap_interval(fed(ReliabilityDiagram(), data[0][:n], data[1][:n]))
+        assert 0 <= low <= high <= 1
+
+
+def test_the_interval_stays_in_the_precision_of_the_sums(data):
+    """Apple's GPUs have no float64, and the sums there are float32."""
+    sums = fed(ReliabilityDiagram(), *data)
+    single = Reliability(sums.count, sums.hits, sums.confidence.float())
+    assert bootstrap_replicates(single).count.dtype == torch.float32
+    found = bootstrap_interval(single)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), bootstrap_interval(sums), atol=1e-5, rtol=0)
 
 
 def test_bad_options_are_one_sentence():

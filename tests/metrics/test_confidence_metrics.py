@@ -185,6 +185,9 @@ def test_probabilities_of_zero_and_one():
     right = torch.tensor([0, 0, 1, 1])
     for kind in KINDS:
         assert value(kind(), sure, right) == pytest.approx(0, abs=1e-6)
+    metric = SmoothCalibrationError()
+    value(metric, sure, right)
+    assert metric.error_bound() <= 1 / 4096  # no more than the mean gap, however narrow the kernel
     half = torch.tensor([0, 1, 1, 0])  # confidence 1, accuracy 1/2
     assert value(KolmogorovSmirnovError(), sure, half) == pytest.approx(0.5)
     assert value(EqualMassCalibrationError(2), sure, half) == pytest.approx(0.5)
