@@ -79,7 +79,8 @@ def _moved(model: nn.Module, images: Tensor, target: Tensor, length: float) -> d
         check_target(target, images, logits.shape[1])
         loss = F.cross_entropy(logits, target.long().clone())
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-    moved = {}
-    for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
-        moved[name] = leaf.detach() if gradient is None else leaf.detach() - length * gradient
-    return moved
+        # in here, since what is made in inference mode could take no part in the graph of the maps
+        return {
+            name: leaf.detach() if gradient is None else leaf.detach() - length * gradient
+            for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+        }

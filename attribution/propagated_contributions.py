@@ -9,7 +9,9 @@ from ..errors import RectifyError
 from ..frozen import frozen_eval
 from .captum_methods import _checked, _fenced, _leaf
 from .input_gradients import Channels, pooled
-from .modules_per_call import ACTIVATIONS, LINEAR_MODULES, NOTHING, _modular_copy, _modular_copy_with_rules
+from .known_operations import ACTIVATIONS, LINEAR_MODULES, NOTHING
+from .modules_per_call import _modular_copy
+from .relevance_rules import _modular_copy_with_rules
 from .score import logits_of
 
 MISSED = 1e-3  # of the contributions' sum without signs; the exact rule misses 1e-6 in float32
@@ -73,6 +75,7 @@ def lrp(model: nn.Module, images: Tensor, target: Tensor, channels: Channels = "
 
     _checked(model, images, target)
     with _fenced(model, "lrp"):
+        images, target = images.detach().clone(), target.clone()  # those of inference mode take no part in a graph
         copy, start = _modular_copy_with_rules(model, images)
         _check_same(model, images, copy, start, "lrp")
         found = LRP(copy).attribute(_leaf(start), target=target)

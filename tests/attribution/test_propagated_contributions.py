@@ -151,6 +151,17 @@ class Gate(nn.Module):
         return self.head((self.body(image) * torch.sigmoid(self.gate(image))).mean((2, 3)))
 
 
+class Attentive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.body, self.head = nn.Conv2d(3, 4, 8, 8), nn.Linear(4, 4)
+
+    def forward(self, image):
+        tokens = self.body(image).flatten(2).transpose(1, 2)
+        return self.head(self.attention(tokens, tokens, tokens)[0].mean(1))
+
+
 class Looks(nn.Module):
     """Which activation runs depends on what stands in the image: no recording holds for another one."""
 
@@ -167,7 +178,17 @@ class Looks(nn.Module):
     ("make", "method", "words"),
     [
         (lambda: ResNet(4, depth=8, width=8, norm="group"), deep_lift, r"the logit changes by .* \(GroupNorm\)"),
-        (lambda: ResNet(4, depth=8, width=8, norm="group"), lrp, "Captum cannot explain ResNet: .*GroupNorm"),
+        (
+            lambda: ResNet(4, depth=8, width=8, norm="group"),
+            lrp,
+            "ResNet: it has no rule for GroupNorm; use",
+        ),
+        (
+            lambda: torchvision.models.VisionTransformer(16, 8, 1, 2, 8, 16, num_classes=4),
+            lrp,
+            "lrp: Captum cannot explain VisionTransformer: it has no rule for LayerNorm; use integrated_gradients",
+        ),
+        (Attentive, lrp, "cannot explain Attentive: it has no rule for MultiheadAttention"),
         (Gate, deep_lift, "Captum has no rule for an operation of Gate; use integrated_gradients"),
         (Gate, lrp, "cannot explain Gate: it has no rule for mul"),
         (Looks, deep_lift, "Captum has no rule for an operation of Looks"),

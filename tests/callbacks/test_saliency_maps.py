@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from foreign import IMAGES, LABELS, Data, Foreign, trainer
 from PIL import Image
 from processes import run_ranks
@@ -20,9 +21,11 @@ from lightning_rectify.attribution import (
     insertion_deletion,
     map_drift,
     map_statistics,
+    norm_grad,
     random_maps,
     saliency_method,
 )
+from lightning_rectify.attribution.methods import METHODS
 from lightning_rectify.callbacks import SaliencyMaps, scaled_maps
 from lightning_rectify.commands.monitors import KnownMonitors
 from lightning_rectify.errors import RectifyError
@@ -281,6 +284,32 @@ def test_a_compiled_network(tmp_path):
     trainer(tmp_path, look, max_epochs=1).fit(net, Data(train=64))
     images, labels = look.panel.images, look.panel.labels
     torch.testing.assert_close(look.maps["grad_cam"], grad_cam(net, images, labels, "net.5"))
+
+
+class Attentive(Foreign):
+    """A vision transformer of torchvision, whose blocks are made of torch's own attention module."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torchvision.models.VisionTransformer(8, 2, 3, 2, 16, 32, num_classes=10)
+        torch.nn.init.normal_(self.net.heads.head.weight, std=0.3)
+
+    def forward(self, image):
+        return self.net(image.expand(-1, 3, -1, -1))
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_a_vision_transformer_by_every_method(tmp_path, stage):
+    torch.manual_seed(0)
+    net, look = Attentive(), Recording(samples=2, methods=list(METHODS), aggregate=4)
+    getattr(trainer(tmp_path, look, max_epochs=1), stage)(net, Data(train=32, val=(1000, 1016)))
+    assert set(look.maps) == set(METHODS)
+    silent = {name for name, maps in look.maps.items() if not maps.flatten(1).any(1).all()}
+    assert silent <= {"linear_approximation", "grad_cam"} and "linear_approximation" in silent
+    images, labels = look.panel.images, look.panel.labels
+    block = "net.encoder.layers.encoder_layer_1"
+    torch.testing.assert_close(look.maps["norm_grad"], norm_grad(net, images, labels, block))
+    assert len(list(tmp_path.glob("figures/val_saliency*/*.png"))) == 2
 
 
 class Flat(Foreign):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import pytorch_lightning as pl
 import torch
+import torchvision
 from explained import Net
 from foreign import IMAGES, LABELS, Data, Foreign
 from PIL import Image
@@ -274,6 +275,22 @@ def test_the_command(command):
     assert set(json.loads(found.read_text())["methods"]) == {"input_gradient", "norm_grad", "random order"}
     untrained = command("explain", "-c", "quickstart")
     assert untrained.code == 2 and "the weights are untrained" in untrained.error
+
+
+def test_a_transformer_of_torchs_own_attention(tmp_path):
+    net = torchvision.models.VisionTransformer(8, 2, 2, 2, 8, 16, num_classes=10).eval()
+    net.conv_proj = torch.nn.Conv2d(1, 8, 2, 2)
+    torch.nn.init.normal_(net.heads.head.weight)
+    study = explain(net, Alone(), tmp_path, ["norm_grad"], samples=2, images=4)
+    images = choose_images(Alone(), [4], "cpu")[0].images
+    share = []
+    for image in images:
+        jacobian = torch.autograd.functional.jacobian(lambda x: net(x[None])[0], image)
+        linear = (jacobian * image).sum((1, 2, 3))
+        bias = (net(image[None])[0] - linear).abs().sum()
+        share.append(float(bias / (bias + linear.abs().sum())))
+    assert study.model["bias_share"] == pytest.approx(sum(share) / 4, rel=1e-3)
+    assert len(study.files) == 5
 
 
 OWN = """
