@@ -1,7 +1,8 @@
 """The methods by name, with what each needs, for callbacks and commands."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -27,53 +28,70 @@ class SaliencyMethod:
         signed: whether maps have negative values.
         whole_weights: whether it needs weights that no strategy has split.
         passes: forward and backward passes of one image, roughly.
+        settings: what the method's function is called with; a number that is reported needs them.
     """
 
     title: str
     explain: Callable[[nn.Module, Tensor, Tensor, str], Tensor]
     passes: int
+    settings: dict[str, float | str] = field(default_factory=dict)
     needs_layer: bool = False
     signed: bool = False
     whole_weights: bool = False
 
 
-def _combined(model: nn.Module, images: Tensor, target: Tensor, layer: str) -> Tensor:
-    return combine_layers(norm_grad_layers(model, images, target))
+Settings = dict[str, float | str]
+
+
+def _at_pixels(
+    title: str, function: Callable[..., Tensor], passes: int, settings: Settings | None = None, signed: bool = False
+) -> SaliencyMethod:
+    options = settings or {}
+    return SaliencyMethod(title, lambda m, x, y, _: function(m, x, y, **options), passes, options, signed=signed)
+
+
+def _at_layer(
+    title: str, function: Callable[..., Tensor], settings: Settings | None = None, signed: bool = False
+) -> SaliencyMethod:
+    options = settings or {}
+    return SaliencyMethod(
+        title, lambda *given: function(*given, **options), 2, options, needs_layer=True, signed=signed
+    )
+
+
+def _combined(model: nn.Module, images: Tensor, target: Tensor, **options: Any) -> Tensor:
+    return combine_layers(norm_grad_layers(model, images, target), **options)
 
 
 def _meta(model: nn.Module, images: Tensor, target: Tensor, layer: str) -> Tensor:
-    return meta_saliency(model, images, target, lambda moved, x, y: norm_grad(moved, x, y, layer))
+    return meta_saliency(model, images, target, lambda moved, x, y: norm_grad(moved, x, y, layer), **META)
 
 
-def _rise(model: nn.Module, images: Tensor, target: Tensor, layer: str) -> Tensor:
+def _rise(model: nn.Module, images: Tensor, target: Tensor, **options: Any) -> Tensor:
     """RISE less its least value: what all pixels have in common is the mean probability and no evidence."""
-    maps = rise(model, images, target, 512)
+    maps = rise(model, images, target, **options)
     return maps - maps.flatten(1).amin(1).view(-1, 1, 1)
 
 
+NOISE: Settings = {"samples": 16, "noise": 0.15}
+META: Any = {"step": 2.5e-3}
 METHODS = {
-    "input_gradient": SaliencyMethod("input gradient", lambda m, x, y, _: input_gradient(m, x, y), 2),
-    "gradient_times_input": SaliencyMethod(
-        "gradient x input", lambda m, x, y, _: gradient_times_input(m, x, y), 2, signed=True
+    "input_gradient": _at_pixels("input gradient", input_gradient, 2, {"channels": "max"}),
+    "gradient_times_input": _at_pixels("gradient x input", gradient_times_input, 2, {"channels": "sum"}, signed=True),
+    "integrated_gradients": _at_pixels(
+        "integrated gradients", integrated_gradients, 64, {"baseline": 0.0, "steps": 32, "channels": "sum"}, signed=True
     ),
-    "integrated_gradients": SaliencyMethod(
-        "integrated gradients", lambda m, x, y, _: integrated_gradients(m, x, y), 64, signed=True
-    ),
-    "smooth_grad": SaliencyMethod("SmoothGrad", lambda m, x, y, _: smooth_grad(m, x, y), 32),
-    "smooth_grad_squared": SaliencyMethod("SmoothGrad²", lambda m, x, y, _: smooth_grad_squared(m, x, y), 32),
-    "var_grad": SaliencyMethod("VarGrad", lambda m, x, y, _: var_grad(m, x, y), 32),
-    "grad_cam": SaliencyMethod("Grad-CAM", grad_cam, 2, needs_layer=True),
-    "linear_approximation": SaliencyMethod(
-        "linear approximation", linear_approximation, 2, needs_layer=True, signed=True
-    ),
-    "norm_grad": SaliencyMethod("NormGrad", norm_grad, 2, needs_layer=True),
-    "norm_grad_selective": SaliencyMethod(
-        "selective NormGrad", lambda m, x, y, layer: norm_grad(m, x, y, layer, "selective"), 2, needs_layer=True
-    ),
-    "norm_grad_combined": SaliencyMethod("NormGrad, all layers", _combined, 3),
-    "meta_norm_grad": SaliencyMethod("meta NormGrad", _meta, 4, needs_layer=True, whole_weights=True),
-    "rise": SaliencyMethod("RISE", _rise, 512),
-    "sobol": SaliencyMethod("Sobol index", lambda m, x, y, _: sobol(m, x, y, 7, 16), 800),
+    "smooth_grad": _at_pixels("SmoothGrad", smooth_grad, 32, NOISE),
+    "smooth_grad_squared": _at_pixels("SmoothGrad²", smooth_grad_squared, 32, NOISE),
+    "var_grad": _at_pixels("VarGrad", var_grad, 32, NOISE),
+    "grad_cam": _at_layer("Grad-CAM", grad_cam),
+    "linear_approximation": _at_layer("linear approximation", linear_approximation, signed=True),
+    "norm_grad": _at_layer("NormGrad", norm_grad, {"form": "identity"}),
+    "norm_grad_selective": _at_layer("selective NormGrad", norm_grad, {"form": "selective"}),
+    "norm_grad_combined": _at_pixels("NormGrad, all layers", _combined, 3, {"mean": "geometric", "weights": "uniform"}),
+    "meta_norm_grad": SaliencyMethod("meta NormGrad", _meta, 4, META, needs_layer=True, whole_weights=True),
+    "rise": _at_pixels("RISE", _rise, 512, {"masks": 512, "cells": 7, "keep": 0.5}),
+    "sobol": _at_pixels("Sobol index", sobol, 800, {"cells": 7, "designs": 16}),
 }
 
 

@@ -19,8 +19,9 @@ def random_masks(
 ) -> Tensor:
     """Return smooth random masks (count, H, W) in [0, 1] (Petsiuk et al. 2018).
 
-    Grids of `cells` x `cells` that keep each cell with probability `keep`, enlarged bilinearly by one cell more than
-    the image needs and cut out at a random shift.
+    Each cell of a grid is kept with probability `keep`; the grid is enlarged bilinearly and cut out at a random shift.
+    It has one row and column more than the `cells` x `cells` that cover the image, so that a cell stays H/cells wide;
+    the paper stretches `cells` x `cells` of them over as much.
 
     Raises:
         RectifyError: a count or a number of cells below 1, or keep outside (0, 1).

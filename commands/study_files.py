@@ -51,7 +51,8 @@ def write_study(
     for name, pixels in _pictures(model, panel, captions, layer, maps, bins, logits.shape[1], device).items():
         files.append(folder / "figures" / "explain" / f"{name}.png")
         _save_picture(files[-1], pixels)
-    found = {"layer": layer, "methods": measured, "model": whole}
+    settings = {name: METHODS[name].settings for name in maps}
+    found = {"layer": layer, "settings": settings, "methods": measured, "model": whole}
     named = {f"{name} at {layer}" if METHODS[name].needs_layer else name: values for name, values in maps.items()}
     texts = {
         "explain.json": json.dumps(_finite(found), indent=2, allow_nan=False) + "\n",

@@ -13,15 +13,19 @@ from processes import run_ranks
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
+from lightning_rectify import attribution
 from lightning_rectify.attribution import (
     aggregate_maps,
     class_sensitivity,
+    combine_layers,
     grad_cam,
     input_gradient,
     insertion_deletion,
     map_drift,
     map_statistics,
+    meta_saliency,
     norm_grad,
+    norm_grad_layers,
     random_maps,
     saliency_method,
 )
@@ -198,6 +202,25 @@ def test_every_method_gives_maps_that_do_not_depend_on_the_batch(name):
     whole = method.explain(net, images, labels, "net.5")
     assert whole.shape == (3, 8, 8) and (method.signed or whole.min() >= 0)
     torch.testing.assert_close(method.explain(net, images[1:2], labels[1:2], "net.5"), whole[1:2])
+
+
+def test_the_settings_of_a_method_are_those_its_function_was_called_with():
+    net, images, labels = Foreign(), IMAGES[:2], LABELS[:2]
+    for name, method in METHODS.items():
+        found, settings = method.explain(net, images, labels, "net.5"), method.settings
+        if name == "meta_norm_grad":
+            expected = meta_saliency(net, images, labels, lambda m, x, y: norm_grad(m, x, y, "net.5"), **settings)
+        elif name == "norm_grad_combined":
+            expected = combine_layers(norm_grad_layers(net, images, labels), **settings)
+        else:
+            function = getattr(attribution, name.removesuffix("_selective"))
+            expected = function(net, images, labels, *["net.5"] * method.needs_layer, **settings)
+        if name == "rise":
+            expected = expected - expected.flatten(1).amin(1).view(-1, 1, 1)
+        torch.testing.assert_close(found, expected)
+        changed = {key: 2 * value for key, value in settings.items() if key in ("steps", "samples", "masks", "designs")}
+        if changed:  # what is told is what counts
+            assert not torch.equal(getattr(attribution, name)(net, images, labels, **{**settings, **changed}), expected)
 
 
 def test_drawn_every_n_epochs_after_the_optimizer_step(tmp_path):

@@ -73,6 +73,7 @@ def test_the_study_agrees_with_the_plain_functions_and_writes_its_files(net, tmp
     assert all(Image.open(path).size[0] > 100 for path in study.files if path.suffix == ".png")
     written = json.loads((tmp_path / "explain.json").read_text())
     assert written["methods"] == study.methods and written["layer"] == "net.5"
+    assert written["settings"] == {name: METHODS[name].settings for name in methods}
     rows = list(csv.DictReader((tmp_path / "explain.csv").open()))
     assert [row["method"] for row in rows] == [*methods, "random order"]
     assert float(rows[0]["gini"]) == pytest.approx(row["gini"], rel=1e-4)
