@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..collectives import gather_rows, rank
+from ..collectives import any_rank, gather_rows, rank
 from ..errors import RectifyError
 from ..randomness import fold
 from .batches import ImageBatch, sample_ids
@@ -101,12 +101,13 @@ class PanelChoice:
         chosen = choose_rows(list(owner), self.samples, self.classes)
         if not chosen:
             return None
+        if any_rank(self._shape is None):  # all raise, or the others would wait for this one
+            raise RectifyError(f"{self.who}: a process got no validation batch; give every process at least one.")
         mine = [
             self._held[label][sample][1] for label, order, sample in chosen if owner[label, order, sample] == rank()
         ]
-        if self._shape is None:
-            raise RectifyError(f"{self.who}: a process got no validation batch; give every process at least one.")
-        stacked = torch.stack(mine) if mine else torch.empty(0, *self._shape, dtype=self._dtype)
+        shape: tuple[int, ...] = self._shape or ()
+        stacked = torch.stack(mine) if mine else torch.empty(0, *shape, dtype=self._dtype)
         arrived = [iter(images.cpu()) for images in gather_rows(stacked.to(device))]
         images = torch.stack([next(arrived[owner[row]]) for row in chosen])
         return Panel([sample for _, _, sample in chosen], torch.tensor([label for label, _, _ in chosen]), images)

@@ -10,6 +10,7 @@ from ..attribution.aggregation import aggregate_maps
 from ..attribution.methods import METHODS
 from ..errors import RectifyError
 from ..strategies.guard import SPLIT_WEIGHTS, kind
+from .averaged_weights import _check_averaged
 from .batches import image_batch
 from .figure_moments import FigureMoments, _is_last_validation
 from .figures import log_figure
@@ -56,8 +57,9 @@ class SaliencyMaps(FigureMoments):
         aggregate: validation images in the picture of mean maps, 0 for none.
 
     Raises:
-        RectifyError: before training, on a run without validation or a strategy that splits weights a method needs
-            whole; at the first validation batch, if the network or the batches cannot be explained.
+        RectifyError: before training, on a run without validation, a strategy that splits weights a method needs
+            whole, or Lightning's weight averaging listed before it; at the first validation batch, if the network or
+            the batches cannot be explained.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class SaliencyMaps(FigureMoments):
                 "SaliencyMaps takes its panel from the validation data, but this run has no validation; "
                 "give it a validation loader or remove the callback."
             )
+        _check_averaged(trainer, self)
         check_watched(trainer, self._key_periods(), layers_known=False)
 
     def later_keys(self) -> list[str]:

@@ -4,10 +4,11 @@ import sys
 import warnings
 
 import torch
-from foreign import Data, Foreign, trainer
+from foreign import IMAGES, LABELS, Data, Foreign, trainer
 from processes import report
 
-from lightning_rectify.callbacks import SaliencyMaps
+from lightning_rectify.callbacks import ImageBatch, PanelChoice, SaliencyMaps
+from lightning_rectify.errors import RectifyError
 
 torch.set_num_threads(1)
 two = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": False}
@@ -37,4 +38,13 @@ for callbacks in ([], [SaliencyMaps()]):
     net = Foreign()
     trainer(f"{sys.argv[1]}/fit", *callbacks, **two, accumulate_grad_batches=2).fit(net, Data())
     found["losses"].append(net.losses)
+# the second process sees no batch
+assert torch.distributed.get_world_size() == 2
+choice = PanelChoice(2)
+if torch.distributed.get_rank() == 0:
+    choice.add(ImageBatch(IMAGES[:4], LABELS[:4]))
+try:
+    choice.choose(torch.device("cpu"))
+except RectifyError as error:
+    found["no batch"] = str(error)
 report(found)

@@ -10,7 +10,7 @@ import torchvision
 from foreign import IMAGES, LABELS, Data, Foreign, trainer
 from PIL import Image
 from processes import run_ranks
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 
 from lightning_rectify import attribution
@@ -373,6 +373,26 @@ def test_a_run_without_validation_is_refused(tmp_path):
         trainer(tmp_path, SaliencyMaps(), limit_val_batches=0).fit(Foreign(), Data())
 
 
+def test_averaged_weights_are_explained_as_validated_or_refused(tmp_path):
+    class Seen(Foreign):
+        def validation_step(self, batch, batch_idx):
+            self.validated = self.net[0].weight.clone()
+
+    class Looking(SaliencyMaps):
+        def _explain(self, pl_module, panel):
+            self.weight = pl_module.net[0].weight.clone()
+            return super()._explain(pl_module, panel)
+
+    net, look = Seen(), Looking(samples=2)
+    averaging = EMAWeightAveraging(decay=0.9)
+    trainer(tmp_path, look, averaging, max_epochs=1).fit(net, Data(train=64, val=(1000, 1032)))
+    assert torch.equal(look.weight, net.validated)
+    net = Foreign()
+    with pytest.raises(RectifyError, match=r"EMAWeightAveraging stands before it .* list SaliencyMaps first"):
+        trainer(tmp_path, EMAWeightAveraging(decay=0.9), SaliencyMaps(samples=2)).fit(net, Data(train=64))
+    assert net.losses == []
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -452,6 +472,11 @@ def test_training_in_two_processes_is_bit_identical_with_and_without_it(ranks):
     for report in ranks[1]:
         assert report["losses"][0] == report["losses"][1]
         assert len(report["losses"][0]) == 8
+
+
+def test_a_process_without_a_batch_stops_all_of_them(ranks):
+    for report in ranks[1]:
+        assert report["no batch"] == "SaliencyMaps: a process got no validation batch; give every process at least one."
 
 
 def test_under_split_weights_the_maps_are_those_of_the_whole_network(tmp_path):
