@@ -95,9 +95,10 @@ def keep_largest(mapped: Tensor, logits: Tensor) -> Tensor:
 
 
 def floored_log(probability: Tensor, floor: Tensor) -> Tensor:
-    """Return the log of probabilities that are at least `floor` and sum to 1 over the last dimension.
+    """Return the log of probabilities (..., K) that are at least `floor`, then scaled to sum 1.
 
-    Maps that count can give exactly 0, for which a single such label makes the likelihood infinite.
+    Of K frequencies the sum is K at most, so none ends below floor/K. Maps that count can give exactly 0, for which a
+    single such label makes the likelihood infinite.
     """
     kept = probability.clamp_min(floor.to(probability.dtype))
     return (kept / kept.sum(-1, keepdim=True)).log()

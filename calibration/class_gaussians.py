@@ -33,6 +33,10 @@ class ClassGaussians:
                 f"ClassGaussians: features {tuple(features.shape)} and labels {tuple(label.shape)} must be "
                 f"(n, {self.total.shape[1]}) and (n,)."
             )
+        if len(label) and not 0 <= int(label.min()) <= int(label.max()) < len(self.count):
+            raise RectifyError(
+                f"ClassGaussians: labels reach from {label.min()} to {label.max()}, classes {len(self.count)}."
+            )
         features = features.double()
         self.count.index_add_(0, label, torch.ones_like(label, dtype=torch.float64))
         self.total.index_add_(0, label, features)
@@ -61,7 +65,12 @@ class ClassGaussians:
         """Return `each` virtual features of every class that has samples, (m, D) float64, and labels (m,).
 
         A covariance of fewer samples than dimensions is singular: its eigenvalues below 0 count as 0.
+
+        Raises:
+            RectifyError: a feature was NaN or infinite.
         """
+        if not self.outer.isfinite().all():
+            raise RectifyError("ClassGaussians: some features were NaN or infinite; the network has diverged.")
         kept = torch.nonzero(self.count)[:, 0]
         value, vector = torch.linalg.eigh(self.covariance[kept])
         root = vector * value.clamp_min(0).sqrt()[:, None, :]

@@ -10,7 +10,8 @@ from .calibration_map import CalibrationMap, floored_log
 class HistogramBinning(CalibrationMap):
     """Frequencies in bins of equally many samples, per class, then scaled to sum 1 (Zadrozny and Elkan 2001).
 
-    An edge lies half way between the samples on its sides. No probability falls below 1/(2n) of the n samples.
+    An edge lies half way between the samples on its sides. No probability falls below 1/(2nK) of
+    the n samples.
 
     Args:
         classes: K.

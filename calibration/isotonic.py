@@ -53,7 +53,7 @@ class IsotonicCalibration(CalibrationMap):
     """A non-decreasing function per class from p to frequency, then scaled to sum 1 (Zadrozny and Elkan 2002).
 
     Linear between the corners of the fit; a class with more than 1024 keeps that many, at equal steps. No probability
-    falls below 1/(2n) of the n samples fitted on.
+    falls below 1/(2nK) of the n samples fitted on.
     """
 
     x: Tensor

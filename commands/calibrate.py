@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def calibrate(
     backbone_config: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
     notes: dict[str, Any] | None = None,
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, Any]:
     """Calibrate a trained classifier; return what `calibration.json` holds, the same on every rank (all call this).
 
@@ -67,6 +69,7 @@ def calibrate(
         backbone_config: class_path and init_args of the backbone, for `calibrated.yaml`.
         device: where the network runs.
         notes: what the checkpoint says beside its weights (`kept_notes`); `calibration` is added.
+        precision: opens what the network runs in, such as the autocast of the training.
 
     Raises:
         RectifyError: a split is empty, samples of test are in the validation split, or what `choose_map` refuses.
@@ -75,7 +78,7 @@ def calibrate(
     chosen_names(maps, score, folds, known)
     backbone: Any = model.backbone
     backbone.to(device)
-    val, test = (split_outputs(backbone, datamodule, split, device) for split in ("val", "test"))
+    val, test = (split_outputs(backbone, datamodule, split, device, precision) for split in ("val", "test"))
     for split, found in (("val", val), ("test", test)):
         if not len(found["label"]):
             raise RectifyError(f"calibrate: the {split} split is empty; calibration is fitted on val, tested on test.")
@@ -94,12 +97,13 @@ def calibrate(
         again = backbone if plain is not None else CalibratedBackbone(backbone, known[choice.name](own.classes))
         deployed = copy.deepcopy(again).to(device)
         deployed.load_state_dict(calibrated.state_dict())
-        after = split_outputs(deployed, datamodule, "test", device)
+        after = split_outputs(deployed, datamodule, "test", device, precision)
     folder = Path(folder)
     result: dict[str, Any] = {
         "chosen": choice.name,
         "chosen_by": f"{score} on {folds} held-out folds of val",
         "calibration_samples": len(val["label"]),
+        "calibration_errors": int(val["logits"].argmax(1).ne(val["label"]).sum()),
         "test_samples": len(test["label"]),
         "held_out": choice.held_out,
         "before": rows["none"],
@@ -126,13 +130,19 @@ def calibrate(
     return result
 
 
-def split_outputs(backbone: nn.Module, datamodule: Any, split: str, device: torch.device | str) -> dict[str, Tensor]:
+def split_outputs(
+    backbone: nn.Module,
+    datamodule: Any,
+    split: str,
+    device: torch.device | str,
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> dict[str, Tensor]:
     """Return features, logits, label and index of a split on the CPU, each sample once, on every rank."""
     loader = getattr(datamodule, f"{split}_dataloader")()
     if isinstance(loader, list):  # a set with calibration classes gives two
         loader = loader[0] if loader else []
     seen, pieces = Deduplicator(), []
-    with frozen_eval(backbone):
+    with frozen_eval(backbone), precision():
         for batch in loader:
             batch = datamodule.on_before_batch_transfer(batch, 0)
             moved = {name: value.to(device) for name, value in batch.items()}
@@ -140,7 +150,7 @@ def split_outputs(backbone: nn.Module, datamodule: Any, split: str, device: torc
             features = backbone.features(batch["image"])  # type: ignore[operator]
             logits = backbone.head(features).float()  # type: ignore[operator]
             keep = seen.keep(batch["index"])
-            pieces.append((features[keep], logits[keep], batch["label"][keep], batch["index"][keep]))
+            pieces.append((features[keep].float(), logits[keep], batch["label"][keep], batch["index"][keep]))
     names = ("features", "logits", "label", "index")
     if not pieces:
         return {name: torch.zeros(0, dtype=torch.int64) for name in names}
@@ -175,4 +185,4 @@ def _save(model: Any, backbone: nn.Module, notes: dict[str, Any], folder: Path) 
 def _draw(target: Path, logits: Tensor, label: Tensor, title: str) -> None:
     result = score_whole(CalibrationSums(logits.shape[1]), logits, label)
     with atomic_path(target.parent / "figures" / "calibration" / target.name) as path:
-        draw_reliability(result.reliability, title).savefig(path, format="png", dpi=120)
+        draw_reliability(result.reliability, title, result.scores).savefig(path, format="png", dpi=120)

@@ -1,8 +1,10 @@
 """The command calibrate: load the weights, calibrate the model, say what became of it."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.utilities import rank_zero_info
 
 from .calibrate import CONFIG, calibrate
@@ -45,6 +47,7 @@ def _calibrate(cli: Any, notes: dict[str, Any], options: dict[str, Any]) -> None
     cli.datamodule.setup("test")
     config: Any = getattr(cli._get(cli.config, "model"), "backbone", None)
     plain = config.as_dict() if hasattr(config, "as_dict") else None
+    plugin = cli.trainer.precision_plugin
     result = calibrate(
         cli.model,
         cli.datamodule,
@@ -52,8 +55,12 @@ def _calibrate(cli: Any, notes: dict[str, Any], options: dict[str, Any]) -> None
         backbone_config=plain,
         device=strategy.root_device,
         notes=notes,
+        # of a network that is float32 itself; a precision of the weights is a matter of the run that loads them
+        precision=plugin.forward_context if isinstance(plugin, MixedPrecision) else nullcontext,
         **options,
     )
+    if not result["calibration_errors"]:
+        rank_zero_info("Every validation sample is predicted right: how sure the network may be is a guess.")
     rank_zero_info(f"Chosen: {result['chosen']}, by {result['chosen_by']}")
     rank_zero_info(f"{'test':24}{'before':>12}{'after':>12}")
     for name in SHOWN:

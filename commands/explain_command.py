@@ -8,7 +8,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from ..errors import RectifyError
 from .explain import explain
-from .starting_weights import load_starting_weights, network_of
+from .starting_weights import load_starting_weights, network_of, one_file
 
 SHOWN = {  # headings of the table that is printed
     "images": "images",
@@ -37,10 +37,7 @@ def explain_command(cli: Any, ckpt_path: str | None, **options: Any) -> None:
     network, whole = network_of(cli.model)
     if ckpt_path:
         if Path(ckpt_path).is_dir():
-            raise RectifyError(
-                f"explain: --ckpt_path {ckpt_path} is a folder of shards; make one file of it with "
-                "lightning_rectify.strategies.consolidate first."
-            )
+            raise RectifyError(f"explain: --ckpt_path {ckpt_path} is a folder of shards; {one_file(Path(ckpt_path))}.")
         averaged = load_starting_weights(network, ckpt_path, whole=whole)
         rank_zero_info(f"Weights of {ckpt_path}" + (" (its moving average)" if averaged else ""))
     cli.datamodule.trainer = cli.trainer

@@ -21,10 +21,7 @@ def read_checkpoint(path: str | Path, key: str) -> dict[str, Any]:
         raise RectifyError(f"{key}: {path} is a URL; download it yourself and give the local file.")
     path = Path(path)
     if path.is_dir():
-        raise RectifyError(
-            f"{key}: {path} is a folder; make one file of a sharded checkpoint with "
-            "lightning_rectify.strategies.consolidate."
-        )
+        raise RectifyError(f"{key}: {path} is a folder; if it holds shards of weights, {one_file(path)}.")
     if not path.is_file():
         raise RectifyError(f"{key}: {path} does not exist; give the file of a checkpoint.")
     try:
@@ -38,6 +35,13 @@ def read_checkpoint(path: str | Path, key: str) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise RectifyError(f"{key}: {path} holds a {type(checkpoint).__name__}; give a checkpoint or a state_dict.")
     return checkpoint
+
+
+def one_file(folder: Path) -> str:
+    """How to make one file of a folder of shards, for the end of a sentence."""
+    room = "lightning_rectify.strategies"
+    call = f"import {room}; {room}.consolidate('{folder}', '{folder.with_name(folder.stem + '.whole.ckpt')}')"
+    return f'make one file of them first: python -c "{call}"'
 
 
 def network_of(module: nn.Module) -> tuple[nn.Module, bool]:

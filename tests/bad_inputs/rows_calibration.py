@@ -70,6 +70,8 @@ ROWS = [
         _splits(val=None)),
     Row("calibrate on the test split", (*BASE, "--data.source", "shards"), ("are test samples too",),
         _splits(val="test")),
+    Row("calibrate shards of weights", (*CALIBRATE, "--ckpt_path", "shards"),
+        ("shards is a folder", "make one file of them first: python -c", "consolidate('shards', 'shards.whole.ckpt')")),
     Row("calibrate untrained weights", CALIBRATE, ("calibrate", "untrained", "--ckpt_path")),
     Row("calibrate with an unknown map", (*CALIBRATE, "--ckpt_path", "base.ckpt", "--maps", "[temprature]"),
         ("maps", "Did you mean temperature?")),

@@ -62,6 +62,20 @@ def test_temperature_is_the_minimum_scipy_finds(planted):
     assert TemperatureScaling(K).fit(logits, label).inverse == pytest.approx(found.x[0], rel=1e-4)
 
 
+def test_a_split_without_errors_makes_no_network_infinitely_sure(planted):
+    """There the likelihood has no maximum; the mean confidence is Laplace's (n + 1)/(n + 2), whatever the scale."""
+    logits = planted[0][:98]
+    for scale in (0.1, 5.0):
+        fitted = TemperatureScaling(K).fit(scale * logits, logits.argmax(1))
+        confidence = fitted(scale * logits).double().softmax(1).amax(1)
+        assert confidence.mean() == pytest.approx(99 / 100, abs=1e-5)
+        assert fitted.temperature > 0.002
+    one = logits.argmax(1)
+    one[0] = (one[0] + 1) % K  # with one error the maximum is there, and is taken
+    found = minimize(lambda b: nll(logits.double() * b[0], one), [1.0], method="Nelder-Mead", options={"xatol": 1e-7})
+    assert TemperatureScaling(K).fit(logits, one).inverse == pytest.approx(found.x[0], rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", [VectorScaling, MatrixScaling, DirichletCalibration])
 def test_affine_maps_stand_at_a_stationary_point(planted, kind):
     """Central differences of the objective in every parameter, and scipy's minimum is no lower."""
@@ -164,6 +178,15 @@ def test_histogram_binning_counts_as_it_applies(planted):
         found = fitted.frequencies(own.float().softmax(1)).double().mean(0)
         share = torch.bincount(label[:N], minlength=K) / N
         torch.testing.assert_close(found, share.double(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [HistogramBinning, IsotonicCalibration])
+def test_no_probability_falls_below_its_floor(planted, kind):
+    true, label = planted
+    n = 60
+    found = kind(K).fit(true[:n] * 2.5, label[:n])(torch.cat((true, 30 * true))).softmax(1)
+    assert 0.99 / (2 * n * K) <= found.min() <= 1 / (2 * n)
+    assert found.sum(1) == pytest.approx(1, abs=1e-5)
 
 
 def test_ensemble_weights_are_the_optimum_scipy_finds(planted):

@@ -78,6 +78,14 @@ def test_a_spoilt_head_is_repaired_and_an_absent_class_stays():
     assert torch.equal(retrain_head(again, gaussians).weight, head.weight)
 
 
+def broken():
+    features, label = data(20)
+    features[3] = torch.nan
+    found = ClassGaussians(K, D)
+    found.update(features, label)
+    return found
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -85,6 +93,8 @@ def test_a_spoilt_head_is_repaired_and_an_absent_class_stays():
         (lambda: ClassGaussians(2, 3).update(torch.randn(4, 2), torch.zeros(4).long()), "features"),
         (lambda: retrain_head(nn.Linear(5, 2), ClassGaussians(2, 3)), "the head is"),
         (lambda: retrain_head(nn.Linear(3, 2), ClassGaussians(2, 3)), "no samples"),
+        (lambda: ClassGaussians(2, 3).update(torch.randn(4, 3), torch.arange(4)), "labels reach from 0 to 3"),
+        (lambda: retrain_head(nn.Linear(D, K), broken()), "some features were NaN"),
     ],
 )
 def test_bad_input_is_one_sentence(call, words):

@@ -34,11 +34,11 @@ def classifier(scale=8.0):
     return net
 
 
-def scores_of(net, data, path, folder):
+def scores_of(net, data, path, folder, **options):
     report = CalibrationReport(figure_every_n_epochs=0)
     run = Trainer(
         accelerator="cpu", logger=False, callbacks=[report], default_root_dir=folder,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, **options,
     )  # fmt: skip
     return run.test(net, data, ckpt_path=path, weights_only=True, verbose=False)[0]
 
@@ -69,6 +69,17 @@ def test_another_map_is_saved_beside_the_network(tmp_path, data):
     fresh.backbone = CalibratedBackbone(fresh.backbone, IsotonicCalibration(10))
     scores = scores_of(fresh, data, result["checkpoint"], tmp_path)
     assert scores["test/brier"] == pytest.approx(result["after"]["brier"], abs=1e-4)
+
+
+def test_mixed_precision_is_that_of_a_test(tmp_path, data):
+    """The map is fitted on the logits that will meet it, and what is reported is what a test then says."""
+    bf16 = {"precision": lambda: torch.autocast("cpu", torch.bfloat16)}
+    result = calibrate(classifier(), data, tmp_path, ["matrix"], **bf16)
+    assert result["calibration_errors"] > 0
+    scores = scores_of(classifier(), data, result["checkpoint"], tmp_path, precision="bf16-mixed")
+    assert scores["test/nll"] == pytest.approx(result["after"]["nll"], rel=1e-6)
+    single = scores_of(classifier(), data, result["checkpoint"], tmp_path)
+    assert scores["test/nll"] != pytest.approx(single["test/nll"], rel=1e-5)
 
 
 def test_the_splits_are_whole_sorted_and_apart(data):
@@ -105,12 +116,13 @@ def test_the_command_calibrates_a_run(command):
     assert command("fit", "-c", "data/digits", "--trainer.accelerator", "cpu", *quiet, *short).code == 0
     run = command.folder / "runs/base"
     own = ("-c", run / "config.yaml")
-    ended = command("calibrate", *own, "--ckpt_path", run / "checkpoints/best.ckpt", "--maps", "[isotonic]")
+    mixed = ("--trainer.precision", "bf16-mixed")
+    ended = command("calibrate", *own, *mixed, "--ckpt_path", run / "checkpoints/best.ckpt", "--maps", "[isotonic]")
     assert ended.code == 0, ended.error
     (report,) = command.folder.glob("runs/**/calibration.json")
     result = json.loads(report.read_text())
     assert result["chosen"] == "isotonic"
     more = ("-c", report.with_name("calibrated.yaml"), "--ckpt_path", result["checkpoint"])
-    ended = command("test", *own, *more)
+    ended = command("test", *own, *more, *mixed)
     assert ended.code == 0, ended.error
     assert f"{result['after']['nll']:.4f}" in ended.out

@@ -1,5 +1,7 @@
 """A folder where a file is expected is named for what it is."""
 
+import re
+
 import pytest
 import torch
 
@@ -15,6 +17,17 @@ from lightning_rectify.strategies.atomic_checkpoint import read_file
 def test_a_sharded_folder_names_what_gathers_it(read, tmp_path):
     with pytest.raises(RectifyError, match=r"folder.*lightning_rectify\.strategies\.consolidate"):
         read(tmp_path)
+
+
+def test_what_it_says_to_run_can_be_run(tmp_path):
+    folder = tmp_path / "last.ckpt"
+    folder.mkdir()
+    with pytest.raises(RectifyError) as said:
+        read_checkpoint(folder, "--ckpt_path")
+    call = re.search(r'python -c "(.*)"\.$', str(said.value))[1]
+    assert call.endswith(f"('{folder}', '{tmp_path / 'last.whole.ckpt'}')")
+    with pytest.raises(RectifyError, match="seal"):  # this folder is empty: nothing of it would be opened
+        exec(call)
 
 
 def test_a_file_is_opened_without_being_read(tmp_path):
