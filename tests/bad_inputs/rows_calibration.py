@@ -48,7 +48,8 @@ def _splits(**changes):
 
 
 def _probabilities(folder):
-    (folder / "mine.py").write_text(
+    """A package of its own name: what one command allowed stays allowed in the process of the tests."""
+    (folder / "sure_head.py").write_text(
         "from lightning_rectify.backbones import ResNet\n\n\n"
         "class Sure(ResNet):\n    def head(self, features):\n        return super().head(features).softmax(1)\n"
     )
@@ -62,7 +63,7 @@ ROWS = [
     Row("calibrate one class", (*BASE, "--model.backbone.classes", 1), ("classes is 1",)),
     Row("calibrate in no fold", (*BASE, "--folds", 1), ("folds is 1", "2 or more")),
     Row("calibrate by no map", (*BASE, "--maps", "[]"), ("maps is empty", "temperature")),
-    Row("calibrate probabilities", (*BASE, "--allow", "mine", "--model.backbone", "mine.Sure",
+    Row("calibrate probabilities", (*BASE, "--allow", "sure_head", "--model.backbone", "sure_head.Sure",
         "--model.backbone.classes", 10, "--model.backbone.channels", 1, "--model.backbone.depth", 8,
         "--model.backbone.width", 8, "--model.backbone.mean", "[0.3]", "--model.backbone.std", "[0.38]"),
         ("these are probabilities", "give the logits"), _probabilities),
