@@ -51,22 +51,23 @@ def folded(backbone: nn.Module, calibration: CalibrationMap, features: Tensor) -
     copy = deepcopy(backbone)
     own = logit_layer(copy)
     assert own is not None
-    weight, bias = own.weight.double(), 0 if own.bias is None else own.bias.double()
-    if isinstance(calibration, TemperatureScaling):
-        weight, bias = weight * calibration.inverse.double(), bias * calibration.inverse.double()
-    elif isinstance(calibration, VectorScaling):
-        scale = calibration.weight.double()
-        weight, bias = scale[:, None] * weight, scale * bias + calibration.bias.double()
+    plain = deepcopy(calibration).cpu()  # the product is taken in float64, which not every device has
+    weight, bias = own.weight.cpu().double(), 0 if own.bias is None else own.bias.cpu().double()
+    if isinstance(plain, TemperatureScaling):
+        weight, bias = weight * plain.inverse.double(), bias * plain.inverse.double()
+    elif isinstance(plain, VectorScaling):
+        scale = plain.weight.double()
+        weight, bias = scale[:, None] * weight, scale * bias + plain.bias.double()
     else:
-        assert isinstance(calibration, MatrixScaling)
-        matrix = calibration.weight.double()
+        assert isinstance(plain, MatrixScaling)
+        matrix = plain.weight.double()
         bias = matrix @ bias if own.bias is not None else 0
-        weight, bias = matrix @ weight, bias + calibration.bias.double()
-    if own.bias is None and not isinstance(calibration, TemperatureScaling):
+        weight, bias = matrix @ weight, bias + plain.bias.double()
+    if own.bias is None and not isinstance(plain, TemperatureScaling):
         return None
-    own.weight.copy_(weight)
+    own.weight.copy_(weight.to(own.weight.dtype))
     if own.bias is not None:
-        own.bias.copy_(bias)
+        own.bias.copy_(bias.to(own.bias.dtype))
     with frozen_eval(backbone), frozen_eval(copy):  # a head with dropout or batch statistics would differ from itself
         expected = calibration(backbone.head(features))  # type: ignore[operator]
         found = copy.head(features)  # type: ignore[operator]

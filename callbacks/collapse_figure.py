@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..metrics import MixGeometry
 from ..metrics.mix_geometry import LAMBDAS
-from .figures import new_figure
+from .figures import new_figure, short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
 SAME, DIFFERENT = "#2a6f97", "#c8553d"
 
 
-def draw_collapse(rows: Tensor, weight: Tensor, geometry: MixGeometry, scores: dict[str, Tensor], title: str) -> Figure:
+def draw_collapse(
+    rows: Tensor,
+    weight: Tensor,
+    geometry: MixGeometry,
+    scores: dict[str, Tensor],
+    title: str,
+    names: Sequence[str] | None = None,
+) -> Figure:
     """Return the plane of three classifier rows with the features of mixes among those classes, and the norm profile.
 
     Args:
@@ -26,6 +34,7 @@ def draw_collapse(rows: Tensor, weight: Tensor, geometry: MixGeometry, scores: d
         geometry: reduced sums.
         scores: to print.
         title: of the figure.
+        names: of the K classes; by default their numbers.
     """
     trio = _busiest(rows, len(weight))
     corners = weight[trio]
@@ -51,7 +60,8 @@ def draw_collapse(rows: Tensor, weight: Tensor, geometry: MixGeometry, scores: d
     left.scatter(*(1.15 * arrows).T, s=0)  # an arrow does not widen the axes
     for (x, y), name in zip(arrows.tolist(), trio.tolist(), strict=True):
         left.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "->", "color": "black", "linewidth": 1.4})
-        left.text(1.08 * x, 1.08 * y, f"class {name}", fontsize=8.5, ha="center", va="center")
+        word = f"class {name}" if names is None else short_name(names[name], 16)
+        left.text(1.08 * x, 1.08 * y, word, fontsize=8.5, ha="center", va="center")
     left.set(xlabel="plane of three classifier rows, centred; paler: less mixed", aspect="equal")
     left.set_box_aspect(0.9)
     left.set_adjustable("datalim")

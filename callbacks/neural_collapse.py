@@ -134,7 +134,9 @@ class NeuralCollapse(FigureMoments):
             if trainer.is_global_zero:
                 epoch, step = self._moment(trainer)
                 title = f"mixed validation examples, epoch {epoch}, step {step}"
-                figure = draw_collapse(drawn.cpu(), weight.float().cpu(), geometry, scores, title)
+                names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+                named = names if names is not None and len(names) == len(weight) else None
+                figure = draw_collapse(drawn.cpu(), weight.float().cpu(), geometry, scores, title, named)
                 log_figure(trainer, "val/neural_collapse", figure, step)
         self._clear()
 

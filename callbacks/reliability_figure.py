@@ -61,7 +61,7 @@ def draw_reliability(data: Reliability, title: str, scores: dict[str, Tensor] | 
     upper.scatter(confidence, accuracy, area, c=colour, edgecolors="white", linewidths=0.8, zorder=4, clip_on=False)
     upper.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="accuracy")
     gap = float(data.signed_gap())
-    side = "over-confident" if gap > 0 else "under-confident"
+    side = "over-confident" if gap > 0 else "under-confident" if gap < 0 else "neither over- nor under-confident"
     figure.text(0.02, 0.97, title, fontsize=11.5, va="center")
     numbers = f"ECE (top-label, L1) {float(data.calibration_error()):.4f}"
     if scores is not None:

@@ -72,11 +72,12 @@ def calibrate(
         precision: opens what the network runs in, such as the autocast of the training.
 
     Raises:
-        RectifyError: a split is empty, samples of test are in the validation split, or what `choose_map` refuses.
+        RectifyError: the module has no such backbone, a split is empty, samples of test are in the validation split,
+            or what `choose_map` refuses.
     """
     known = make or MAPS
     chosen_names(maps, score, folds, known)
-    backbone: Any = model.backbone
+    backbone: Any = own_backbone(model)
     backbone.to(device)
     val, test = (split_outputs(backbone, datamodule, split, device, precision) for split in ("val", "test"))
     for split, found in (("val", val), ("test", test)):
@@ -128,6 +129,18 @@ def calibrate(
 
     from_rank_zero(write)
     return result
+
+
+def own_backbone(model: nn.Module) -> nn.Module:
+    """Return the backbone of a module, whose head a map can follow; RectifyError if there is none."""
+    backbone = getattr(model, "backbone", None)
+    parts = [callable(getattr(backbone, part, None)) for part in ("features", "head")]
+    if isinstance(backbone, nn.Module) and all(parts):
+        return backbone
+    raise RectifyError(
+        f"calibrate: {type(model).__name__} has no backbone with features(image) and head(features); "
+        "fit a map on its logits with lightning_rectify.calibration."
+    )
 
 
 def split_outputs(

@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.utilities import rank_zero_info
 
-from .calibrate import CONFIG, calibrate
+from .calibrate import CONFIG, calibrate, own_backbone
 from .checkpoint_notes import kept_notes
 from .starting_weights import load_starting_weights, read_checkpoint
 
@@ -26,8 +26,9 @@ def calibrate_command(cli: Any, ckpt_path: str | None, init_from: str | None, **
     Raises:
         RectifyError: a checkpoint in shards, or what `calibrate` refuses.
     """
+    backbone = own_backbone(cli.model)
     if ckpt_path:
-        load_starting_weights(cli.model.backbone, ckpt_path)
+        load_starting_weights(backbone, ckpt_path)
     notes = kept_notes(read_checkpoint(str(ckpt_path or init_from), "--ckpt_path" if ckpt_path else "--init_from"))
     launcher = cli.trainer.strategy.launcher
     if launcher is None:

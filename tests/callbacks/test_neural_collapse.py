@@ -10,7 +10,7 @@ from PIL import Image
 from processes import run_ranks
 from small_backbone import Small
 
-from lightning_rectify.callbacks import NeuralCollapse
+from lightning_rectify.callbacks import NeuralCollapse, draw_collapse
 from lightning_rectify.errors import RectifyError
 from lightning_rectify.metrics import ClassMoments, MixGeometry, collapse_scores, nearest_mean_disagreement, off_span
 
@@ -113,6 +113,12 @@ def test_it_logs_what_the_functions_say_of_the_split(tmp_path):
     nearest = np.linalg.norm(features.numpy()[:, None] - moments.means.numpy(), axis=2).argmin(1)
     assert run.callback_metrics["val/nc4"] == pytest.approx((nearest != logits.argmax(1).numpy()).mean(), abs=1e-6)
     (figure,) = tmp_path.rglob("*.png")
+    named = [f"kind {name}" for name in range(10)]
+    rows = torch.cat((LABELS[:90, None].repeat(1, 2), torch.rand(90, 1 + 12)), 1)
+    scores = {key.removeprefix("val/"): torch.zeros(()) for key in NeuralCollapse().later_keys()}
+    drawn = draw_collapse(rows, torch.randn(10, 12), MixGeometry(), scores, "", named)
+    words = [text.get_text() for text in drawn.axes[0].texts]
+    assert len(set(words) & set(named)) == 3
     assert Image.open(figure).size[0] > 800
 
 

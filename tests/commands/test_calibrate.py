@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import yaml
+from foreign import Foreign
 from pytorch_lightning import Trainer
 
 from lightning_rectify.backbones import ResNet
@@ -108,6 +109,11 @@ class _Same:
 def test_bad_splits_are_one_sentence(tmp_path, data, empty, words):
     with pytest.raises(RectifyError, match=words):
         calibrate(classifier(), _Same(data, empty), tmp_path, ["temperature"])
+
+
+def test_a_module_without_a_backbone_is_one_sentence(tmp_path, data):
+    with pytest.raises(RectifyError, match="Foreign has no backbone with features"):
+        calibrate(Foreign(), data, tmp_path, ["temperature"])
 
 
 def test_the_command_calibrates_a_run(command):
