@@ -10,18 +10,22 @@ from ..names import PACKAGE, import_rooms
 from .short_errors import short_error
 
 ALLOWED = (PACKAGE, "pytorch_lightning", "torch.nn", "torch.optim")
+_allowed_before: set[str] = set()
+"""Of this process: jsonargparse adds to its lists and never takes away."""
 
 
 def restrict_imports(extra: list[str]) -> None:
     """Let configs name only classes of ours, Lightning, torch.nn, torch.optim and the user's own `--allow` packages.
 
-    Without this a YAML file can name `os.system` wherever a callable is expected.
+    Without this a YAML file can name `os.system` wherever a callable is expected. What an earlier call in this process
+    allowed is denied again.
     """
     set_parsing_settings(
         omegaconf_absolute_to_relative_paths=True,  # `${data.classes}` then works across files and subcommands
-        import_path_denylist=["*"],
+        import_path_denylist=["*", *sorted(_allowed_before)],
         import_path_allowlist=[*ALLOWED, *extra],
     )
+    _allowed_before.update(extra)
     import_rooms()
 
 

@@ -33,6 +33,8 @@ def short_error(message: str, options: Iterable[str], arguments: list[str]) -> s
     if unknown := re.search(r"dot import path string: (\S+)", message):
         place = _place_of_class(key, unknown[1], arguments)
         return f"{place}: {unknown[1]!r} is no known class.{did_you_mean(unknown[1], _known_classes())}"
+    if missing := re.search(r"class_path '([^']+)':\s+((?:module .* has no attribute|No module named) .+)", message):
+        return f"{_place_of_class(key, missing[1], arguments)}: {missing[1]} cannot be imported ({missing[2].strip()})."
     if required := re.search(r"arguments are required: (.+)", message):
         return _missing([name.strip() for name in required[1].split(",")], arguments)
     if 'expected "subcommand"' in message:

@@ -67,6 +67,8 @@ ROWS = [
         "--model.backbone.classes", 10, "--model.backbone.channels", 1, "--model.backbone.depth", 8,
         "--model.backbone.width", 8, "--model.backbone.mean", "[0.3]", "--model.backbone.std", "[0.38]"),
         ("these are probabilities", "give the logits"), _probabilities),
+    Row("class that its package has not", (*BASE, "--allow", "mine", "--model.backbone", "mine.Certain"),
+        ("model.backbone: mine.Certain cannot be imported",), _probabilities),
     Row("calibrate on no sample", (*BASE, "--data.source", "shards"), ("the val split is empty",),
         _splits(val=None)),
     Row("calibrate on the test split", (*BASE, "--data.source", "shards"), ("are test samples too",),
