@@ -32,8 +32,8 @@ class Row:
 
     @property
     def title(self) -> str:
-        several = "@" in self.key
-        return METHODS[self.method].title + (f" {self.layer.removeprefix('backbone.')}" if several else "")
+        layer = self.layer.removeprefix("backbone.")
+        return METHODS[self.method].title + (f" at {layer}" if METHODS[self.method].needs_layer else "")
 
     @property
     def cheap(self) -> bool:

@@ -1,8 +1,6 @@
 """Draw a panel of images and their saliency maps at exact pixels, fast enough for every epoch."""
 
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..attribution.aggregation import AggregateMaps
+from .fitted_text import _font, _shortened, _widest
 
 COLUMNS, EDGE, GAP, LEFT, RIGHT, TOP, HEADER, BLOCK = 8, 96, 5, 150, 64, 34, 38, 12
 HEADROOM = 4.0
@@ -53,16 +52,19 @@ def draw_saliency(images: Tensor, captions: list[tuple[str, str, bool]], rows: l
     count, (height, width) = len(images), pictures[0].shape[1:3]
     columns = min(COLUMNS, count)
     block = HEADER + len(pictures) * (height + GAP) + BLOCK
-    right = LEFT + columns * (width + GAP)
-    canvas = np.full((TOP + -(-count // columns) * block, max(right + RIGHT, 480), 3), 255, np.uint8)
+    margin = _margin([(row.name, 12) for row in rows] + [(note, 10) for row in rows for note in row.notes()])
+    right = margin + columns * (width + GAP)
+    canvas = np.full((TOP + -(-count // columns) * block, _room(right, title), 3), 255, np.uint8)
     texts: list[tuple[float, float, str, int, str, str]] = [(10, 20, title, 15, INK, "lm")]
 
     for start in range(0, count, columns):
         top = TOP + start // columns * block + HEADER
         for sample in range(start, min(count, start + columns)):
-            left = LEFT + (sample - start) * (width + GAP)
+            left = margin + (sample - start) * (width + GAP)
             name, guess, hit = captions[sample]
-            texts += [(left + width / 2, top - 25, name, 12, INK, "mm")]
+            guessed, space, sure = guess.rpartition(" ")
+            texts += [(left + width / 2, top - 25, _shortened(name, 12, width), 12, INK, "mm")]
+            guess = _shortened(guessed, 11, width, space + sure)
             texts += [(left + width / 2, top - 9, guess, 11, PALE if hit else WRONG, "mm")]
             for place, picture in enumerate(pictures):
                 y = top + place * (height + GAP)
@@ -101,15 +103,16 @@ def draw_aggregate(aggregates: dict[str, tuple[AggregateMaps, bool]], title: str
     height, width = rows[0][0].shape[1:3]
     line = height + GAP + 13  # with the mean score under each tile
     columns = len(rows[0][0])
-    right = LEFT + columns * (width + GAP)
-    canvas = np.full((TOP + HEADER + len(rows) * line + BLOCK, max(right + RIGHT, 480), 3), 255, np.uint8)
+    margin = _margin([(name, 12) for name in aggregates])
+    right = margin + columns * (width + GAP)
+    canvas = np.full((TOP + HEADER + len(rows) * line + BLOCK, _room(right, title), 3), 255, np.uint8)
     drawn = Image.fromarray(canvas)
     pen = ImageDraw.Draw(drawn)
     pen.text((10, 20), title, fill=INK, font=_font(15), anchor="lm")
     first = next(iter(aggregates.values()))[0]
     pen.text((10, TOP + 13), f"by {score}", fill=INK, font=_font(12), anchor="lm")
     for column, (name, count) in enumerate(zip(first.names(), first.counts, strict=True)):
-        middle = LEFT + column * (width + GAP) + width / 2
+        middle = margin + column * (width + GAP) + width / 2
         pen.text((middle, TOP + 8), name, fill=INK, font=_font(10), anchor="mm")
         pen.text((middle, TOP + 24), f"{count} map{'s' * (count != 1)}", fill=PALE, font=_font(10), anchor="mm")
     for place, (name, (tiles, scale, signed)) in enumerate(zip(aggregates, rows, strict=True)):
@@ -117,7 +120,7 @@ def draw_aggregate(aggregates: dict[str, tuple[AggregateMaps, bool]], title: str
         pen.text((10, y + height / 2 - 8), name, fill=INK, font=_font(12), anchor="lm")
         pen.text((10, y + height / 2 + 9), "one scale for all bins", fill=PALE, font=_font(10), anchor="lm")
         for column, (tile, value) in enumerate(zip(tiles, aggregates[name][0].scores, strict=True)):
-            left = LEFT + column * (width + GAP)
+            left = margin + column * (width + GAP)
             drawn.paste(Image.fromarray(tile), (left, y))
             text = "" if value != value else f"{value:.2f}"
             pen.text((left + width / 2, y + height + 7), text, fill=PALE, font=_font(10), anchor="mm")
@@ -126,6 +129,16 @@ def draw_aggregate(aggregates: dict[str, tuple[AggregateMaps, bool]], title: str
         pen.text((right + 16, y + 5), f"{scale:.2g}", fill=PALE, font=_font(10), anchor="lm")
         pen.text((right + 16, y + height - 5), f"{-scale if signed else 0:.2g}", fill=PALE, font=_font(10), anchor="lm")
     return np.asarray(drawn)
+
+
+def _margin(texts: list[tuple[str, int]]) -> int:
+    """Pixels to the left of the pictures: `LEFT`, or what the widest (text, size) there needs."""
+    return max(LEFT, 10 + _widest(texts) + GAP)
+
+
+def _room(right: int, title: str) -> int:
+    """The width of a figure whose pictures end at `right`."""
+    return max(right + RIGHT, 480, 20 + _widest([(title, 15)]))
 
 
 def usual_scale(maps: Tensor) -> float:
@@ -161,15 +174,6 @@ def _colours(signed: bool) -> Any:
     import matplotlib
 
     return matplotlib.colormaps["RdBu_r" if signed else "inferno"]  # diverging, or perceptually uniform
-
-
-@cache
-def _font(size: int) -> Any:
-    """matplotlib's own font: its wheel carries one that knows more than ASCII."""
-    import matplotlib
-    from PIL import ImageFont
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def _as_rgb(images: Tensor) -> np.ndarray:

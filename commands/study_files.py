@@ -97,7 +97,7 @@ def _pictures(
 
 
 def _place(layer: str) -> str:
-    return f"at {layer}" if len(layer) <= 20 else f"at …{layer[-19:]}"  # what fits beside the picture
+    return f"at {layer}"
 
 
 def _row(name: str, maps: Tensor, signed: bool, of: str) -> MapRow:

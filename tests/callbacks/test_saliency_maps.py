@@ -161,7 +161,7 @@ def test_the_prediction_is_explained_where_it_is_wrong_and_every_map_has_a_sente
     monkeypatch.setattr(saliency_maps, "draw_saliency", draw)
     net, look = Foreign(), Recording(samples=6, methods=["linear_approximation", "input_gradient"])
     trainer(tmp_path, look).validate(net, Data(), verbose=False)
-    names = ("linear approximation", "input gradient")
+    names = ("linear approximation at net.5", "input gradient")
     assert list(drawn) == [(name, of) for of in ("", "of the prediction") for name in names]
     prediction = look.logits.argmax(1)
     wrong = prediction != look.panel.labels
@@ -169,7 +169,10 @@ def test_the_prediction_is_explained_where_it_is_wrong_and_every_map_has_a_sente
     shown = drawn["input gradient", "of the prediction"].maps
     torch.testing.assert_close(shown[wrong], input_gradient(net, look.panel.images, prediction)[wrong])
     assert shown[~wrong].isnan().all()
-    assert drawn["linear approximation", ""].signed and drawn["linear approximation", "of the prediction"].signed
+    assert (
+        drawn["linear approximation at net.5", ""].signed
+        and drawn["linear approximation at net.5", "of the prediction"].signed
+    )
     lines = next(tmp_path.rglob("*.txt")).read_text().splitlines()
     assert len(lines) == 12
     assert all("half in the" in line or "zero everywhere" in line for line in lines)
@@ -270,6 +273,25 @@ def test_any_channels_and_sizes_are_drawn(shape):
     image = torch.randn(9, *shape)
     drawn = draw_saliency(image, [("é", "x", True)] * 9, [MapRow("m", image[:, 0].abs(), 1.0, 0)], "t")
     assert drawn.dtype == np.uint8 and drawn.shape[2] == 3
+
+
+def test_long_names_widen_the_margin_and_long_classes_are_shortened():
+    from lightning_rectify.callbacks import saliency_figure as figure
+
+    name, maps = f"selective NormGrad at {'encoder.' * 4}layer_10", torch.ones(2, 8, 8)
+    captions = [("of a very long name", f"{'W' * 40} 0.88", True)] * 2
+    drawn = figure.draw_saliency(torch.zeros(2, 1, 8, 8), captions, [figure.MapRow(name, maps, 1.0, 1)], "title")
+    top = figure.TOP + figure.HEADER + figure.EDGE + figure.GAP
+    row, colour = drawn[top : top + figure.EDGE], figure.coloured(maps, 1.0)[0, 0, 0]
+    first = int((row == colour).all((0, 2)).argmax())  # where the maps begin, all of one colour
+    assert first > figure.LEFT + 100 and (row[:, first - figure.GAP : first] == 255).all()
+    between = slice(first + figure.EDGE, first + figure.EDGE + figure.GAP)
+    caption = drawn[figure.TOP : figure.TOP + figure.HEADER]
+    assert (caption[:, between] == 255).all() and (caption[:, first : between.start] < 255).any()
+    bins, title = aggregate_maps(torch.rand(4, 8, 8), torch.arange(4.0)), "wider than the pictures " * 8
+    whole = figure.draw_aggregate({f"{name} a": (bins, False), f"{name} b": (bins, False)}, title, "p")
+    written = (whole[10:30] < 128).any((0, 2)).nonzero()[0]
+    assert written.max() > 1000 and (whole[:, written.max() + 2 :] == 255).all()
 
 
 def test_class_names_reach_the_captions():
