@@ -55,6 +55,7 @@ class CalibrationSums(ReliabilityDiagram):
         cells: of the fine histogram behind the KS, smooth, equal-mass and AURC figures.
     """
 
+    hurried = False
     classes: int
     class_count: Tensor
     class_hits: Tensor

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import RectifyError
-from .probabilities import Forecast, are_probabilities
+from .probabilities import Forecast, are_probabilities, check_labels
 from .sums import SumMetric
 
 LOOKED_AT = 16  # rows: a few small logits may happen to sum to 1
@@ -21,6 +21,9 @@ class ForecastMetric(SumMetric):
     classes: int | None = None
     """K, where the state depends on it."""
 
+    hurried = False
+    """Whether only the labels of those first samples are looked at: where an update is as short as a look."""
+
     def __init__(self, **options: Any):
         super().__init__(**options)
         self._looked_at, self._as_probability = 0, True  # type: tuple[int, Tensor | bool]
@@ -29,14 +32,18 @@ class ForecastMetric(SumMetric):
         """Return the batch as a forecast.
 
         Raises:
-            RectifyError: what `Forecast.of` refuses, or logits of another number of classes.
+            RectifyError: what `Forecast.of` refuses, logits of another number of classes, or, on the CPU, a label
+                outside the classes.
         """
         forecast = Forecast.of(logits, label)
         if self.classes is not None and logits.shape[1] != self.classes:
             raise RectifyError(
                 f"{type(self).__name__}: made for {self.classes} classes, got logits of {logits.shape[1]}."
             )
-        if self._looked_at < LOOKED_AT and len(label):
+        first = self._looked_at < LOOKED_AT
+        if first or not self.hurried:
+            check_labels(label, logits.shape[1])
+        if first and len(label):
             self._as_probability = are_probabilities(forecast.logits) & self._as_probability
             self._looked_at += len(label)
         return forecast

@@ -27,16 +27,9 @@ class Forecast:
         """Check logits (n, K) and labels (n,); half precision is raised to float32 before any soft-max.
 
         Raises:
-            RectifyError: the shapes or types do not fit; on a CPU, a label is outside the classes. On an accelerator
-                looking at values would wait for the device.
+            RectifyError: the shapes or types do not fit. Values are not looked at: that would wait for the device.
         """
         check_forecast(logits, label)
-        if label.device.type == "cpu" and len(label):
-            low, high = (int(end) for end in label.aminmax())
-            if low < 0 or high >= logits.shape[1]:
-                raise RectifyError(
-                    f"A calibration metric: labels reach from {low} to {high}, but K is {logits.shape[1]} classes."
-                )
         logits = logits.detach()
         return cls(logits.to(torch.promote_types(logits.dtype, torch.float32)), label.long())
 
@@ -91,6 +84,14 @@ def check_forecast(logits: Tensor, label: Tensor) -> None:
             f"A calibration metric takes integer labels of shape ({len(logits)},), "
             f"got {label.dtype} of shape {tuple(label.shape)}."
         )
+
+
+def check_labels(label: Tensor, classes: int) -> None:
+    """Raise RectifyError if a label (n,) on the CPU is outside the classes; elsewhere a look waits for the device."""
+    if label.device.type == "cpu" and len(label):
+        low, high = (int(end) for end in label.aminmax())
+        if low < 0 or high >= classes:
+            raise RectifyError(f"A calibration metric: labels reach from {low} to {high}, but K is {classes} classes.")
 
 
 def are_probabilities(values: Tensor) -> Tensor:

@@ -120,6 +120,7 @@ class ReliabilityDiagram(ForecastMetric):
     """
 
     higher_is_better: bool | None = None
+    hurried = True
     count: Tensor
     hits: Tensor
     confidence: Tensor

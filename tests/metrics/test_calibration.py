@@ -201,6 +201,11 @@ def test_casting_a_module_leaves_the_sums_in_float64():
         assert cast.metric.count.dtype == torch.int64
 
 
+def later_label(metric):
+    metric.update(torch.randn(40, K), torch.zeros(40).long())
+    metric.update(torch.randn(2, K), torch.tensor([0, -100]))
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -219,6 +224,8 @@ def test_casting_a_module_leaves_the_sums_in_float64():
             lambda: CalibrationSums(K).update(torch.randn(4, 2), torch.zeros(4).long()),
             "made for 6 classes, got logits of 2",
         ),
+        (lambda: later_label(CalibrationSums(K)), "reach from -100 to 0"),
+        (lambda: later_label(BrierScore()), "reach from -100 to 0"),
         (lambda: ClassWiseCalibrationError(1), "ClassWiseCalibrationError: classes is 1"),
     ],
 )
