@@ -60,7 +60,9 @@ def draw_unlearning(
             right.errorbar(at, values, [low, high], fmt="none", ecolor="#222222", elinewidth=0.9, capsize=2.5)
         for x, value, more in zip(at, values, np.nan_to_num(half), strict=True):
             top = min(value + more, 100)
-            right.text(x, top + 1.5, f"{value:.1f}", ha="center", va="bottom", fontsize=7, color="#333333")
+            right.text(
+                x, top + 1.5, f"{value:.1f}".removesuffix(".0"), ha="center", va="bottom", fontsize=6.8, color="#333333"
+            )
     right.set_xticks(np.arange(len(keys)), [key.replace("MIA_", "MIA\n").replace("_", " ") for key in keys])
     right.set(ylim=(0, 112), ylabel="per cent")
     right.set_yticks(range(0, 101, 20))
