@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..collectives import any_rank
 from ..errors import RectifyError
 from .probabilities import Forecast, are_probabilities, check_labels
 from .sums import SumMetric
@@ -55,7 +56,9 @@ class ForecastMetric(SumMetric):
     def refuse_bad(self, values: Tensor) -> None:
         """Raise RectifyError if a sum is NaN or the logits were probabilities; for `compute`."""
         self.refuse_nan(values)
-        if self._looked_at and self._as_probability:
+        found = bool(self._looked_at and self._as_probability)
+        # where the sums are those of all ranks, all of them refuse: one that goes on would wait for the others for ever
+        if any_rank(found) if self._is_synced else found:
             raise RectifyError(
                 f"{type(self).__name__}: these are probabilities, which would go through a second soft-max; "
                 "give the logits, or their logarithm."

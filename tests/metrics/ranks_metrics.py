@@ -11,6 +11,7 @@ from lightning_rectify.metrics import (
     Deduplicator,
     KolmogorovSmirnovError,
     SmoothCalibrationError,
+    TopLabelCalibrationError,
 )
 
 rank, world = start()
@@ -59,6 +60,16 @@ lopsided = AreaUnderRiskCoverage(exact=True)
 if rank == 0:
     lopsided.update(logits, label)
 
+# probabilities on one rank alone
+sure = TopLabelCalibrationError()
+if rank == 0:
+    sure.update(logits.softmax(1), label)
+try:
+    sure.compute()
+    refused = "nothing"
+except RectifyError as error:
+    refused = str(error)
+
 from lightning_rectify.calibration import ClassGaussians  # noqa: E402
 
 gaussians = ClassGaussians(4, 4)
@@ -71,6 +82,7 @@ report(
         "covariance": gaussians.covariance,
         "single": {name: float(each.compute()) for name, each in single.items()},
         "unfed": said,
+        "refused": refused,
         "lopsided": float(lopsided.compute()),
         "scores": {name: float(value) for name, value in result.scores.items()},
         "count": result.reliability.count,

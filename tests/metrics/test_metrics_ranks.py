@@ -55,6 +55,11 @@ def test_histograms_buffers_and_exact_modes_of_two_processes_equal_one(ranks):
         assert found["unfed"].startswith("AreaUnderRiskCoverage: compute before any update")
 
 
+def test_what_one_rank_saw_is_refused_by_all(ranks):
+    for found in ranks:
+        assert found["refused"].startswith("TopLabelCalibrationError: these are probabilities")
+
+
 def test_class_gaussians_of_two_processes_equal_one(ranks):
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(101, 4, generator=generator).double() * 3
