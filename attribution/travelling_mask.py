@@ -116,9 +116,8 @@ def _convolution(
 
 
 def _maximum(func: Callable, known: Tensor, values: Tensor, *args: Any, **options: Any) -> Tensor:
-    low = torch.where(known > 0, values, torch.full_like(values, torch.finfo(values.dtype).min))
-    after = F.max_pool2d(known, *args, **{k: v for k, v in options.items() if k != "return_indices"})
-    return _masked(func(low, *args, **options) * after, after)
+    after = func(known, *args, **options)
+    return _masked(torch.where(after > 0, func(_least(values, known), *args, **options), 0), after)
 
 
 def _average(func: Callable, known: Tensor, values: Tensor, *args: Any, **options: Any) -> Tensor:
@@ -135,10 +134,23 @@ def _mean(func: Callable, known: Tensor, values: Tensor, dim: Any = None, keepdi
     return total / known.sum((2, 3), keepdim=keepdim).clamp_min(1e-12)
 
 
+def _largest(func: Callable, known: Tensor, values: Tensor, dim: Any = (), keepdim: bool = False, **_: Any) -> Tensor:
+    over = {place % 4 for place in ([dim] if isinstance(dim, int) else dim)}
+    return func(_least(values, known) if over == {2, 3} else values, dim, keepdim)
+
+
+def _least(values: Tensor, known: Tensor) -> Tensor:
+    """What is missing is no maximum."""
+    return torch.where(known > 0, values, torch.finfo(values.dtype).min)
+
+
 _RULES: dict[Any, Callable] = {
     torch.conv2d: _convolution,
     F.max_pool2d: _maximum,
     torch.max_pool2d: _maximum,
+    F.adaptive_max_pool2d: _maximum,
+    torch.amax: _largest,
+    Tensor.amax: _largest,
     F.avg_pool2d: _average,
     F.adaptive_avg_pool2d: _average,
     torch.mean: _mean,

@@ -98,6 +98,7 @@ class SaliencyMaps(FigureMoments):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
+        self._rows, self._layers = None, []  # those of an earlier run may be of another network
         split = kind(trainer.strategy)
         whole = [name for name in self.methods if METHODS[name].whole_weights]
         if split in SPLIT_WEIGHTS and whole:

@@ -162,6 +162,29 @@ def test_a_head_that_flattens_sees_0_where_the_image_is_missing_and_no_shift():
     assert torch.equal(layer_masked_logits(net, other, known), layer_masked_logits(net, images, known))
 
 
+class Largest(nn.Module):
+    """All values are below 0, so that a 0 for what is missing would be the largest."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.pool, self.conv = pool, nn.Conv2d(2, 3, 1)
+        nn.init.constant_(self.conv.bias, -9.0)
+
+    def forward(self, image):
+        return self.pool(self.conv(image)).flatten(1)
+
+
+@pytest.mark.parametrize(
+    "pool", [nn.AdaptiveMaxPool2d(1), nn.MaxPool2d(6), lambda x: x.amax((2, 3)), lambda x: torch.amax(x, (-1, -2))]
+)
+def test_what_is_missing_is_no_maximum(pool):
+    net, images, mask = Largest(pool), torch.rand(2, 2, 6, 6), torch.rand(2, 6, 6) > 0.4
+    with torch.no_grad():
+        values = net.conv(images)
+    expected = torch.stack([value[:, kept].amax(1) for value, kept in zip(values, mask, strict=True)])
+    torch.testing.assert_close(layer_masked_logits(net, images, mask), expected)
+
+
 def test_a_constant_image_stays_itself_however_little_of_it_is_known():
     net = nn.Sequential(
         nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()

@@ -395,6 +395,15 @@ def test_a_run_without_validation_is_refused(tmp_path):
         trainer(tmp_path, SaliencyMaps(), limit_val_batches=0).fit(Foreign(), Data())
 
 
+def test_a_callback_may_go_on_with_another_network(tmp_path):
+    net, other, look = Foreign(), Foreign(), Recording(samples=2, methods=["grad_cam"])
+    trainer(tmp_path, look).validate(net, Data(val=(1000, 1032)), verbose=False)
+    other.net = nn.Sequential(*[net.net[place] for place in (0, 1, 2)], *net.net[5:-1], nn.Linear(8, 10))
+    trainer(tmp_path, look).validate(other, Data(val=(1000, 1032)), verbose=False)
+    expected = grad_cam(other, look.panel.images, look.panel.labels, "net.3")
+    torch.testing.assert_close(look.maps["grad_cam"], expected)
+
+
 def test_averaged_weights_are_explained_as_validated_or_refused(tmp_path):
     class Seen(Foreign):
         def validation_step(self, batch, batch_idx):
