@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ..errors import RectifyError, did_you_mean
 from ..frozen import frozen_eval
 from .score import logits_of
+from .tokens import _channels_last
 
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
@@ -31,6 +32,8 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
 def last_spatial_layer(model: nn.Module, image: Tensor) -> str | None:
     """Return the name of the last module to output (B, C, h, w) with h·w > 1, or of a transformer's last block but one.
 
+    Where nothing is shaped so, the last with channels last, as in Swin transformers.
+
     None if there is neither.
 
     The output must be shaped like the image: heads of attention (B, heads, N, d) and channels last are not. Where
@@ -39,6 +42,7 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str | None:
     Modules before the first one with parameters (a normalisation) do not count.
     """
     found: list[str] = []
+    turned: list[str] = []  # with channels last
     learned = False
     tokens: set[int] = set()
 
@@ -50,8 +54,12 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str | None:
         if output.ndim == 3 and output.shape[1] > 1:
             tokens.add(output.shape[1])
             found.clear()
-        if output.ndim == 4 and output.shape[2] not in tokens and _like_image(output, image):
-            found.append(name)
+            turned.clear()
+        if output.ndim == 4 and output.shape[2] not in tokens:
+            if _like_image(output, image):
+                found.append(name)
+            elif output.shape[1:3].numel() > 1 and _channels_last(output, (image.shape[2], image.shape[3])):
+                turned.append(name)
 
     handles = [
         module.register_forward_hook(lambda module, _, output, name=name: note(name, module, output))
@@ -64,8 +72,10 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str | None:
     finally:
         for handle in handles:
             handle.remove()
-    if found or not tokens:
-        return found[-1] if found else None
+    if maps := found or turned:
+        return maps[-1]
+    if not tokens:
+        return None
     stages = spatial_layers(model, image)
     return stages[-1] if stages and stages[-1].rpartition(".")[0] in _stacks(model) else None
 

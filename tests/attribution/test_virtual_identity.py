@@ -283,3 +283,26 @@ def test_channels_last_are_turned():
     grid = (found["output"].norm(dim=3) * gradient.norm(dim=3))[:, None]
     expected = torch.nn.functional.interpolate(grid, (32, 32), mode="bilinear", align_corners=False)[:, 0]
     torch.testing.assert_close(norm_grad(net, images, target, "features"), expected)
+
+
+def test_a_transformer_with_channels_last_everywhere_is_explained_at_its_last_map():
+    torch.manual_seed(0)
+    options = {
+        "img_size": 32,
+        "patch_size": 2,
+        "window_size": 4,
+        "embed_dim": 12,
+        "depths": (1, 1),
+        "num_heads": (1, 1),
+    }
+    net = TimmBackbone("swin_tiny_patch4_window7_224", 4, options=options).eval()
+    images, target, found = torch.rand(2, 3, 32, 32), torch.tensor([1, 2]), {}
+    layer = last_spatial_layer(net, images)
+    assert layer == "model.norm"
+    handle = net.model.norm.register_forward_hook(lambda m, i, o: found.update(output=o))
+    (gradient,) = torch.autograd.grad(net(images).gather(1, target[:, None]).sum(), [found["output"]])
+    handle.remove()
+    assert found["output"].shape == (2, 8, 8, 24)
+    cam = (gradient.mean((1, 2), keepdim=True) * found["output"]).sum(3).relu()[:, None]
+    expected = F.interpolate(cam, (32, 32), mode="bilinear")[:, 0]
+    torch.testing.assert_close(grad_cam(net, images, target, layer), expected)
