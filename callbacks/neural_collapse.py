@@ -14,6 +14,7 @@ from ..metrics import ClassMoments, Deduplicator, MixGeometry, collapse_scores, 
 from ..metrics.mix_geometry import LAMBDAS
 from ..randomness import keyed_generator
 from ..strategies.gathering import whole_weights
+from .averaged_weights import _check_averaged
 from .batches import ImageBatch, image_batch
 from .collapse_figure import draw_collapse
 from .figure_moments import FigureMoments, _is_last_validation
@@ -75,6 +76,7 @@ class NeuralCollapse(FigureMoments):
         classifier(getattr(pl_module, "backbone", pl_module))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _check_averaged(trainer, self)
         check_fresh(trainer, self.later_keys(), self.every_n_epochs, WHO)
 
     def later_keys(self) -> list[str]:

@@ -11,6 +11,7 @@ from ..errors import RectifyError
 from ..metrics import Deduplicator
 from ..metrics.energy_sums import Energies
 from .attacked_network import check_classifier
+from .averaged_weights import _check_averaged
 from .batches import image_batch
 from .figure_moments import FigureMoments
 from .figures import log_figure
@@ -112,6 +113,7 @@ class RobustnessReport(FigureMoments):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._every:
+            _check_averaged(trainer, self)
             check_validated(trainer, WHO)
             check_fresh(trainer, self.later_keys(), self._every, WHO)
 
