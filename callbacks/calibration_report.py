@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 
@@ -14,14 +14,13 @@ from ..metrics.probabilities import check_bins, check_forecast
 from .batches import forward_logits, image_batch, step_logits
 from .calibration_comparison import CalibrationComparison
 from .calibration_record import CalibrationRecord, record_name
+from .evaluated_batches import EvaluatedBatches, Stage
 from .figure_moments import FigureMoments
 from .figures import log_figure
 from .reliability_figure import draw_reliability
 
-Stage = Literal["val", "test"]
 
-
-class CalibrationReport(FigureMoments):
+class CalibrationReport(EvaluatedBatches, FigureMoments):
     """Log calibration and draw a reliability diagram, synchronised over ranks.
 
     Logs every score of `CalibrationSums` under `{stage}/`, for `val` and `test`: top-label calibration errors (binned
@@ -96,28 +95,6 @@ class CalibrationReport(FigureMoments):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clear()
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._count(trainer, pl_module, outputs, batch, dataloader_idx, "val")
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._count(trainer, pl_module, outputs, batch, dataloader_idx, "test")
-
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, pl_module, "val", draw=not trainer.sanity_checking and self._due(trainer))
 
@@ -138,7 +115,7 @@ class CalibrationReport(FigureMoments):
         self._sums.clear()
         self._seen.clear()
 
-    def _count(
+    def _take(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, loader: int, stage: Stage
     ) -> None:
         if stage not in self.stages:

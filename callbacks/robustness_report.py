@@ -1,7 +1,7 @@
 """An observer: how well the network resists attacks, class by class, while it trains and when it is done."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -13,6 +13,7 @@ from ..metrics.energy_sums import Energies
 from .attacked_network import check_classifier
 from .averaged_weights import _check_averaged
 from .batches import image_batch
+from .evaluated_batches import EvaluatedBatches, Stage
 from .figure_moments import FigureMoments
 from .figures import log_figure
 from .hashed_samples import HashedSamples
@@ -24,11 +25,10 @@ from .robustness_keys import check_alone, check_fresh, check_validated, keyed_sc
 from .robustness_tally import RobustnessTally
 from .robustness_trials import AutoAttackMode, Trial, attack_name, trials_of_test
 
-Stage = Literal["val", "test"]
 WHO = "RobustnessReport"
 
 
-class RobustnessReport(FigureMoments):
+class RobustnessReport(EvaluatedBatches, FigureMoments):
     """Attack the evaluation images; log clean and robust accuracy by class, energies and the overfitting gap.
 
     A sample counts as robust if it is classified right as it is and attacked. In validation one attack is made, in a
@@ -133,28 +133,6 @@ class RobustnessReport(FigureMoments):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin("test")
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._take(pl_module, batch, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._take(pl_module, batch, dataloader_idx)
-
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end(trainer, pl_module, "val")
 
@@ -192,7 +170,9 @@ class RobustnessReport(FigureMoments):
         checks = MaskingChecks(trials[0].attack, self.black_box_queries) if stage == "test" else None
         self._tally = RobustnessTally(trials, checks, WHO)
 
-    def _take(self, pl_module: LightningModule, batch: Any, loader: int) -> None:
+    def _take(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, loader: int, stage: Stage
+    ) -> None:
         if self._tally is None or loader:
             return
         own = image_batch(batch, WHO)

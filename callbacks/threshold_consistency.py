@@ -1,6 +1,6 @@
 """An observer: how well one threshold serves every class."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,19 +13,19 @@ from ..metrics.operating_point import class_rates, threshold_at_far
 from ..metrics.operating_point_noise import opis_noise_floor
 from .batches import forward_logits, image_batch
 from .class_rates_table import ClassRow, write_class_rates
+from .evaluated_batches import EvaluatedBatches, Stage
 from .figure_moments import FigureMoments
 from .figures import log_figure
 from .query_panel import choose_worst_queries, worst_queries_figure
 from .threshold_figures import class_rates_figure, det_figure, utility_figure
 
-Stage = Literal["val", "test"]
 EVALUATED = (
     *(f"recall_at_{k}" for k in (1, 2, 4, 8)),
     *("map_at_r", "r_precision", "opis", "epsilon_opis", "eer", "classes_dropped"),
 )  # of a `RetrievalEvaluation` with its default cut-offs
 
 
-class ThresholdConsistency(FigureMoments):
+class ThresholdConsistency(EvaluatedBatches, FigureMoments):
     """Log and draw the consistency of an embedding at one threshold, synchronised over ranks.
 
     Logs `val/opis_at_recall` for checkpoints to minimise: OPIS where Recall@1 reaches `recall_floor`, and 1 plus what
@@ -84,28 +84,6 @@ class ThresholdConsistency(FigureMoments):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clear()
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._collect(trainer, pl_module, batch, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._collect(trainer, pl_module, batch, dataloader_idx)
-
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
             self._report(trainer, pl_module, "val", self._due(trainer))
@@ -118,7 +96,9 @@ class ThresholdConsistency(FigureMoments):
         self._collected: dict[int, EmbeddingCollector] = {}
         self._unnamed = 0
 
-    def _collect(self, trainer: Trainer, pl_module: LightningModule, batch: Any, loader: int) -> None:
+    def _take(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, loader: int, stage: Stage
+    ) -> None:
         if _evaluates_itself(pl_module) or trainer.sanity_checking:
             return
         own = image_batch(batch, "ThresholdConsistency")

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from ..attribution import input_gradient, rank_correlation
 from ..frozen import frozen_eval
-from ..randomness import keyed_generator
+from ..losses.unlearning.bad_teacher import reinitialized
+from ..randomness import fold, global_seed, keyed_generator
 from ..unlearning.distances import zero_retrain_forgetting
 from ..unlearning.linear_probe import probe_accuracy
 from ..unlearning.outputs import forgotten_classes
 from ..unlearning.relearning import relearn
-from .untrained import untrained_copy
 
 SAMPLES, STEPS, FITTED = 512, 20, 2000
 
@@ -27,7 +27,7 @@ def further_findings(
     - `relearning`: the curve of each model;
     - `saliency`: mean rank correlation of the input-gradient maps of the original with those of the `unlearned` and of
       the first `retrained` model;
-    - `ZRF` of each model, where every weight can be drawn anew;
+    - `ZRF` of each model, against the original's network with weights drawn anew;
     - `probe`, if classes are forgotten whole and the backbone has features: per cent of the test samples of those
       classes that a linear probe on each model's features gets right.
 
@@ -47,10 +47,10 @@ def further_findings(
         if name in maps
     }
     found: dict[str, Any] = {"relearning": relearning, "saliency": shift}
-    if (untrained := untrained_copy(original)) is not None:
-        unknowing = _of_images(untrained, untrained, image)
-        answers = {name: _of_images(model, model, image) for name, model in models.items()}
-        found["ZRF"] = {name: zero_retrain_forgetting(logits, unknowing) for name, logits in answers.items()}
+    untrained = reinitialized(original, fold(global_seed(), "untrained"))
+    unknowing = _of_images(untrained, untrained, image)
+    answers = {name: _of_images(model, model, image) for name, model in models.items()}
+    found["ZRF"] = {name: zero_retrain_forgetting(logits, unknowing) for name, logits in answers.items()}
     gone = forgotten_classes(*(torch.from_numpy(data.index.label[of]) for of in (data.forget_index, data.retain_index)))
     measured = data.index.test[np.isin(data.index.label[data.index.test], gone)]
     if len(measured) and all(hasattr(model, "features") for model in models.values()):

@@ -100,6 +100,22 @@ def start(timeout_s: float = 300) -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), world
 
 
+def ranks_trainer(world: int, **options: Any) -> Any:
+    """Return a silent CPU trainer of the processes that were joined by `start`."""
+    import pytorch_lightning as pl
+
+    return pl.Trainer(
+        accelerator="cpu",
+        devices=world,
+        strategy=pl.strategies.DDPStrategy(process_group_backend="gloo") if world > 1 else "auto",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
 def report(results: dict[str, Any]) -> None:
     """Hand this rank's results (tensors become lists) to the test that launched it."""
 

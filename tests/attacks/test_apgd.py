@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from attacked_batch import batch, generator
 from torch import nn
 from torch.nn import functional as F
 
@@ -41,17 +42,6 @@ def net():
     backbone.layer2.eval()
     backbone.stem[0].weight.requires_grad_(False)
     return backbone
-
-
-def batch(n=16, size=8):
-    draw = torch.Generator().manual_seed(5)
-    image = torch.rand(n, 3, size, size, generator=draw)
-    image[0], image[1] = 0, 1  # the edges of the cube
-    return image, torch.randint(5, (n,), generator=draw)
-
-
-def generator(seed=7):
-    return torch.Generator().manual_seed(seed)
 
 
 def dlr(z, y, towards=None):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from attacked_batch import batch, generator
 from torch import nn
 from torch.nn import functional as F
 
@@ -43,17 +44,6 @@ def net():
     backbone.layer2.eval()
     backbone.stem[0].weight.requires_grad_(False)
     return backbone
-
-
-def batch(n=16, size=8):
-    generator = torch.Generator().manual_seed(5)
-    image = torch.rand(n, 3, size, size, generator=generator)
-    image[0], image[1] = 0, 1  # the edges of the cube
-    return image, torch.randint(5, (n,), generator=generator)
-
-
-def generator(seed=7):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("how", [{}, {"batch_statistics": True}, {"bf16": True, "channels_last": True}], ids=str)

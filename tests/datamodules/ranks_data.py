@@ -2,7 +2,7 @@
 
 import pytorch_lightning as pl
 import torch
-from processes import report, start
+from processes import ranks_trainer, report, start
 
 from lightning_rectify.datamodules import LongTail, PadCrop, SampleStore, ShardDataModule
 
@@ -36,18 +36,7 @@ class Recorder(pl.LightningModule):
 def run(folder, ckpt=None, save_to=None):
     pl.seed_everything(3, verbose=False)
     model, data = Recorder(save_to), ShardDataModule("digits", batch_size=50, augment=[PadCrop(2)])
-    trainer = pl.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        devices=world,
-        strategy=pl.strategies.DDPStrategy(process_group_backend="gloo") if world > 1 else "auto",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        num_sanity_val_steps=0,
-    )
+    trainer = ranks_trainer(world, max_epochs=2, default_root_dir=folder, num_sanity_val_steps=0)
     trainer.fit(model, data, ckpt_path=ckpt)
     return model
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from processes import report, start
+from processes import ranks_trainer, report, start
 
 from lightning_rectify.datamodules import ShardDataModule
 
@@ -39,18 +39,7 @@ def run(schedule, folder=None, ckpt=None, forget="class:3,7", save_to=None):
     pl.seed_everything(3, verbose=False)
     model = Recorder(save_to)
     data = ShardDataModule("digits", batch_size=BATCH, forget=forget, schedule=schedule)
-    trainer = pl.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        devices=world,
-        strategy=pl.strategies.DDPStrategy(process_group_backend="gloo") if world > 1 else "auto",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        limit_val_batches=0,
-    )
+    trainer = ranks_trainer(world, max_epochs=2, default_root_dir=folder, limit_val_batches=0)
     trainer.fit(model, data, ckpt_path=ckpt)
     return model.seen, data
 
