@@ -81,7 +81,7 @@ def verdict(base, rows):
 def pareto(rows, verdicts):
     figure = new_figure(6.4, 4.6)
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.15, right=0.97, bottom=0.12, top=0.83)
+    figure.subplots_adjust(left=0.15, right=0.97, bottom=0.12, top=0.75)
     for (base, result), colour in zip(verdicts.items(), ("#2a6f97", "#c8553d"), strict=True):
         centres = []
         for with_margin, marker in ((False, "o"), (True, "^")):
@@ -98,7 +98,8 @@ def pareto(rows, verdicts):
     axes.set(xlabel="Recall@1 on letters never seen (further right is better)", ylabel="OPIS (lower is better)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6, which="both")
-    axes.legend(fontsize=8.5, frameon=False)
+    # above the axes, where no run can lie
+    axes.legend(fontsize=8.5, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 1.0))
     figure.text(0.02, 0.95, "Recall against consistency at one threshold", fontsize=11.5, va="center")
     count = len({row["seed"] for row in rows})
     figure.text(
